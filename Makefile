@@ -1,0 +1,44 @@
+# O curso em comandos curtos: `make` os lista. Só usa o que o make 3.81 do macOS conhece.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# O JupyterLab só mostra a URL e os problemas, e não sai à rede atrás de notícias nem de versões novas.
+LAB := --log-level=WARN --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+
+ifneq ($(filter-out cpu,$(TORCH)),)
+$(error TORCH=$(TORCH) não existe aqui: use TORCH=cpu, para o PyTorch sem GPU, ou não use TORCH)
+endif
+
+.PHONY: ajuda aula teste modelos bancada
+.DEFAULT_GOAL := ajuda
+
+ajuda: ## lista os comandos
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+	@echo "Sem GPU no Linux, a primeira vez com TORCH=cpu poupa alguns GB: make aula TORCH=cpu"
+
+aula: .venv/pronto ## copia os cadernos para meus-cadernos/ e abre o JupyterLab (JUPYTER_ARGS vai para ele)
+	@$(BIN)/ftcourse aluno
+	@$(BIN)/jupyter lab --allow-root $(LAB) $(JUPYTER_ARGS) meus-cadernos/00_comece_aqui.ipynb
+
+teste: .venv/pronto ## confere o estilo, roda os testes e todos os cadernos
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pytest tests
+	TQDM_DISABLE=1 $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 120 notebooks
+
+modelos: .venv/pronto ## pré-treina o mini-BERT-pt com a pasta de textos CORPUS; interrompido, continua de onde parou
+	@test -n "$(CORPUS)" || { echo "Diga onde estão os textos: make modelos CORPUS=pasta, com arquivos .txt ou .txt.xz." >&2; exit 1; }
+	$(BIN)/python data/modelos/pretreina.py $(CORPUS) data/modelos/mini-bert-pt
+
+bancada: .venv/pronto ## repete as medidas de data/resultados; interrompida, continua de onde parou
+	$(BIN)/python -m ftcourse.benchmark
+
+# O carimbo vem por último: uma instalação interrompida não o deixa, e a próxima chamada a retoma.
+.venv/pronto: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Não encontrei o comando $(PYTHON). Instale o Python 3.11 ou mais novo, ou aponte o seu: make aula PYTHON=python3.12." >&2; exit 1; }
+	@$(PYTHON) ftcourse/environment.py
+	@echo "Instalando o curso em .venv: alguns minutos, só desta vez."
+	@$(PYTHON) -m venv .venv
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -c constraints.txt $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/cpu) -e ".[caderno,testes]" \
+		|| { echo "A instalação parou: leia as últimas linhas acima e rode make de novo; o que já foi baixado é aproveitado." >&2; exit 1; }
+	@touch $@
