@@ -1,0 +1,65 @@
+"""A linha de comando do curso.
+
+ftcourse aluno [PASTA]     copia os cadernos para PASTA (padrão: meus-cadernos), sem tocar nos que já estão lá
+ftcourse ambiente          diz o que está instalado e se o curso roda aqui
+ftcourse verifica 00.1 R   confere a resposta R de um exercício
+"""
+
+import argparse
+import ast
+import shutil
+import sys
+from pathlib import Path
+
+from ftcourse.files import PACKAGE
+
+
+def student(folder):
+    """Copia os cadernos do clone que ainda não estão em `folder`. Levanta FileNotFoundError fora de um clone."""
+    notebooks = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
+    if not notebooks:
+        raise FileNotFoundError(
+            f"Não há cadernos em {PACKAGE.parent / 'notebooks'}. Eles vêm com o repositório, não com o pacote: "
+            "clone o repositório e rode make aula nele."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    new = [notebook for notebook in notebooks if not (folder / notebook.name).exists()]
+    for notebook in new:
+        shutil.copy(notebook, folder / notebook.name)
+    print(f"{folder}: {len(new)} cadernos copiados, {len(notebooks) - len(new)} já estavam lá e ficaram como estão.")
+
+
+def answer(text):
+    """O valor que o texto representa em Python (número, lista, tupla…) ou, se não representa nenhum, o próprio texto."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def main():
+    parser = argparse.ArgumentParser("ftcourse", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERBO")
+    verbs.add_parser("aluno").add_argument("folder", nargs="?", type=Path, default=Path("meus-cadernos"))
+    verbs.add_parser("ambiente")
+    check = verbs.add_parser("verifica")
+    check.add_argument("exercise")
+    check.add_argument("answer", type=answer)
+    args = parser.parse_args()
+    if args.verb == "aluno":
+        try:
+            student(args.folder)
+        except OSError as error:
+            sys.exit(str(error))
+    elif args.verb == "ambiente":
+        from ftcourse import environment
+
+        print(environment.report())
+    else:
+        from ftcourse import verifica
+
+        verifica(args.exercise, args.answer)
+
+
+if __name__ == "__main__":
+    main()

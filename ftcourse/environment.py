@@ -1,0 +1,116 @@
+"""O ambiente: o que falta para instalar, o que está instalado e em que máquina um resultado foi medido.
+
+`python3 ftcourse/environment.py [PASTA]` confere, só com a biblioteca padrão, se a instalação pode começar. Por isso
+este arquivo não importa nada do pacote e precisa ser lido até por um Python antigo.
+"""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+PYTHON = (3, 11)
+DISK_GB = 4
+LIBRARIES = ("torch", "transformers", "datasets", "numpy")
+
+
+def check_python(version=sys.version_info):
+    """Uma frase com o problema, ou None. `version`: (maior, menor, …)."""
+    if tuple(version[:2]) < PYTHON:
+        return "Este é o Python {}.{} e o curso pede o 3.11 ou mais novo. Aponte outro: make aula PYTHON=python3.12.".format(
+            *version
+        )
+
+
+def check_venv():
+    """Uma frase, se o Python não tiver com que criar um ambiente virtual; senão, None."""
+    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+        return "Falta o módulo que cria ambientes virtuais. No Debian e no Ubuntu: sudo apt install python3-venv."
+
+
+def check_disk(folder=".", free=None):
+    """Uma frase, se sobrar menos que o necessário no disco da pasta; senão, None. `free`: bytes livres."""
+    free = shutil.disk_usage(folder).free if free is None else free
+    if free < DISK_GB * 10**9:
+        return "Sobram {:.1f} GB no disco desta pasta e a instalação pede {}: libere espaço ou clone em outro disco.".format(
+            free / 1e9, DISK_GB
+        )
+
+
+def describe():
+    """Onde uma medida foi feita: versões, máquina e commit, para ir ao lado de cada resultado."""
+    from importlib.metadata import version
+
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "system": "{} {}".format(platform.system(), platform.machine()),
+        "processor": processor(),
+        "cores": usable_cores(),
+        "gpu": gpu(),
+    }
+
+
+def report():
+    """O ambiente em texto, para colar numa pergunta: versões, máquina, dados do curso e, no fim, o veredito."""
+    from importlib.metadata import PackageNotFoundError
+
+    from ftcourse import __version__
+    from ftcourse.files import DATA, check
+
+    lines, problems = ["{:<13}{}".format("ftcourse", __version__)], []
+    try:
+        lines += ["{:<13}{}".format(name, value) for name, value in describe().items() if value]
+    except PackageNotFoundError as error:
+        problems += ["falta instalar {}: rode make aula de novo.".format(error.name)]
+    for folder in sorted(DATA.glob("modelos/*/")):
+        try:
+            check(folder)
+            lines += ["{:<13}{}".format("modelo", folder.name + ", conferido")]
+        except OSError as error:
+            problems += [str(error)]
+    return "\n".join([*lines, "VEREDITO: " + (" ".join(problems) or "tudo pronto, o curso roda aqui.")])
+
+
+def commit():
+    """O commit do clone, com "+" se há mudanças não gravadas; None fora de um clone."""
+    git = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + "+" * bool(dirty.stdout.strip()) if head.returncode == 0 else None
+
+
+def processor():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def usable_cores():
+    """Núcleos que este processo pode usar; num contêiner, menos que os da máquina."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def gpu():
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def main():
+    folder = sys.argv[1] if len(sys.argv) > 1 else "."
+    problems = [problem for problem in (check_python(), check_venv(), check_disk(folder)) if problem]
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""As verificações dos exercícios: um arquivo por caderno (`nb00.py`, …), uma função por exercício (`exercise_1`, …).
+
+A função recebe a resposta e devolve a frase de acerto; se a resposta está errada, levanta `Wrong` com uma dica que
+nomeia o engano, seguida, se houver, de dicas que só aparecem nas tentativas seguintes.
+"""
+
+import importlib
+import os
+from collections import Counter
+
+_attempts = Counter()
+
+
+class Wrong(Exception):
+    """Resposta errada; `hints`: da mais curta à mais explícita, uma por tentativa."""
+
+    def __init__(self, *hints):
+        super().__init__(hints[0])
+        self.hints = hints
+
+
+def verifica(exercise, answer):
+    """Confere a resposta de um exercício, como em verifica("00.1", resposta), e imprime ✓ ou ✗ com uma dica.
+
+    Nunca levanta exceção, a não ser que FTCOURSE_RIGOR=1 (é como os testes do curso rodam): aí AssertionError.
+    """
+    right, text = judge(exercise, answer)
+    print(f"{'✓' if right else '✗' if right is False else '·'} {exercise}: {text}")
+    if os.environ.get("FTCOURSE_RIGOR") == "1" and not right:
+        raise AssertionError(f"{exercise}: {text}")
+
+
+def judge(exercise, answer):
+    """(True, False ou None se ainda não há resposta; a frase que o aluno lê)."""
+    notebook, _, number = str(exercise).partition(".")
+    try:
+        check = getattr(importlib.import_module(f"ftcourse.exercises.nb{notebook}"), f"exercise_{number}")
+    except (ImportError, AttributeError):
+        return False, f"não conheço esse exercício. Os nomes são como 00.1: o caderno, um ponto e o número. Veio {exercise!r}."
+    if answer is ... or (isinstance(answer, tuple) and ... in answer):
+        return None, "ainda sem resposta. Troque os ... e rode a célula de novo."
+    try:
+        return True, check(answer)
+    except Wrong as wrong:
+        hint = wrong.hints[min(_attempts[exercise], len(wrong.hints) - 1)]
+        _attempts[exercise] += 1
+        return False, hint
+    except Exception as error:  # a resposta é código do aluno: o erro dele vira dica, não derruba o caderno
+        return False, f"a sua resposta levantou {type(error).__name__}: {error}"

@@ -1,0 +1,78 @@
+"""Arquivos do curso: onde ficam os dados, como gravar sem deixar nada pela metade, como conferir o que foi lido."""
+
+import difflib
+import errno
+import hashlib
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+DATA = next(p for p in (PACKAGE.parent / "data", PACKAGE / "data") if (p / "modelos").is_dir())  # no clone, na wheel
+
+WAY_OUT = {
+    errno.ENOSPC: "o disco está cheio. Libere espaço ou escolha uma pasta em outro disco",
+    errno.EDQUOT: "sua cota de disco acabou. Libere espaço ou escolha outra pasta",
+    errno.EFBIG: "o arquivo passa do tamanho permitido. Escolha uma pasta em outro disco",
+    errno.EROFS: "a pasta só permite leitura. Escolha outra, como ~/minhas-execucoes",
+    errno.EACCES: "você não tem permissão de escrita na pasta. Escolha outra, como ~/minhas-execucoes",
+    errno.ENOTDIR: "uma parte do caminho é um arquivo, não uma pasta. Confira o caminho",
+}
+
+
+@contextmanager
+def atomic_write(path):
+    """Abre um arquivo binário provisório e, só depois de tudo gravado, o põe no lugar de `path`.
+
+    Quem ler `path` a qualquer momento, mesmo depois de uma queda de energia, encontra a versão antiga inteira ou a
+    nova inteira. Levanta OSError, com o motivo e a saída em português, se a gravação falhar; `path` fica como estava.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.parcial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        reason = WAY_OUT.get(error.errno, f"{error.strerror or error}. Confira o caminho ou escolha outra pasta")
+        raise OSError(error.errno, f"Não consegui gravar {path}: {reason}. Nada foi alterado") from error
+    finally:
+        try:
+            partial.unlink(missing_ok=True)
+        except OSError:  # a pasta que não aceitou a gravação também pode não aceitar a limpeza
+            pass
+
+
+def sha256(path):
+    """O resumo sha256 de um arquivo, em hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(folder):
+    """Confere todos os arquivos de uma pasta com o sha256 publicado nela, em `sha256sums.txt`.
+
+    Levanta FileNotFoundError se falta algum e OSError se algum foi truncado ou alterado.
+    """
+    restore = f"Recupere a pasta com git checkout -- data/{folder.relative_to(DATA).as_posix()} ou reinstale o ftcourse"
+    sums = folder / "sha256sums.txt"
+    if not sums.exists():
+        raise FileNotFoundError(f"Não encontrei {sums}, a lista dos arquivos do modelo. {restore}.")
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        published, name = line.split()
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"Em {folder} falta {name}. {restore}.")
+        if sha256(folder / name) != published:
+            raise OSError(f"{folder / name} está diferente do publicado: foi cortado ou alterado. {restore}.")
+
+
+def choose(what, given, known):
+    """Devolve `given` se estiver entre os nomes conhecidos; senão, ValueError com o que existe e o mais parecido."""
+    if given in known:
+        return given
+    close = difflib.get_close_matches(str(given), known, n=1)
+    hint = f" Você quis dizer {close[0]!r}?" if close else ""
+    raise ValueError(f"Não conheço {what} {given!r}. Existe: {', '.join(map(repr, known))}.{hint}")

@@ -1,0 +1,159 @@
+"""O laço de treino do curso, para qualquer técnica: treina o que estiver com `requires_grad`, mede, retoma.
+
+    history = training.train(model, tokenizer, task, lr=5e-4, steps=200)
+    history.plot()
+    training.evaluate(model, tokenizer, task)       # {"accuracy": …, "mcc": …, "f1": …, "n": …}
+"""
+
+import io
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import DataCollatorWithPadding
+
+from ftcourse.files import atomic_write
+
+
+@dataclass
+class History:
+    """O que o treino registrou: `loss[i]` é a perda do passo i + 1; `evaluations`, as medidas na validação."""
+
+    loss: list[float] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+
+    def plot(self, **options):
+        """A curva da perda e, se houve, as avaliações. Devolve o eixo de matplotlib."""
+        from ftcourse import plots
+
+        return plots.history(self, **options)
+
+
+def train(
+    model, tokenizer, task, *, lr, steps, batch_size=32, seed=0, warmup=0.1, weight_decay=0.01, max_grad_norm=1.0,
+    eval_every=None, checkpoint=None, checkpoint_every=100,
+):  # fmt: skip
+    """Treina os parâmetros com `requires_grad` por AdamW e devolve o History.
+
+    lr: a taxa no pico; sobe na fração `warmup` dos `steps` e desce em linha reta até zero. eval_every: passos entre
+    medidas na validação (None: nenhuma). checkpoint: arquivo em que o estado é guardado a cada `checkpoint_every`
+    passos; se já existe, o treino continua dele e chega aos números a que chegaria sem a interrupção.
+
+    Levanta FloatingPointError se a perda deixa de ser um número e ValueError se o checkpoint é de outro treino.
+    """
+    settings = {"task": task.name, "lr": lr, "steps": steps, "batch_size": batch_size, "seed": seed, "warmup": warmup,
+                "weight_decay": weight_decay, "max_grad_norm": max_grad_norm, "eval_every": eval_every}  # fmt: skip
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=weight_decay)
+    history, first = History(), 0
+    if checkpoint and Path(checkpoint).exists():
+        history, first = restore(checkpoint, settings, trained, optimizer)
+    examples, collate = task.encode(tokenizer, task.train), DataCollatorWithPadding(tokenizer)
+    lengths = np.array([len(example["input_ids"]) for example in examples])
+    per_epoch = max(1, len(examples) // batch_size)
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc="treino", unit="passo", delay=1, leave=False)
+    for step in bar:
+        epoch, k = divmod(step, per_epoch)
+        if k == 0 or step == first:
+            order = batches(lengths, batch_size, seed, epoch)
+        torch.manual_seed(1_000_003 * seed + step)  # o dropout também é função de (semente, passo): retomar é exato
+        batch = collate([examples[i] for i in order[k]]).to(model.device)
+        model.train()
+        loss = model(**batch).loss
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"A perda virou {loss.item()} no passo {step + 1}, com lr={lr:g}. Comece por uma taxa dez vezes menor; "
+                "se continuar, procure entradas ou pesos que não são números (nan)."
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), max_grad_norm)
+        optimizer.param_groups[0]["lr"] = lr * schedule(step, steps, warmup)
+        optimizer.step()
+        optimizer.zero_grad()
+        history.loss.append(loss.item())
+        if eval_every and (step + 1) % eval_every == 0:
+            history.evaluations.append({"step": step + 1, **evaluate(model, tokenizer, task, "validation")})
+            bar.set_postfix(acurácia=f"{history.evaluations[-1]['accuracy']:.3f}")
+        if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
+            tensors = {name: p.detach() for name, p in trained.items()}
+            save_state({"settings": settings, "step": step + 1, "history": asdict(history),
+                        "trained": tensors, "optimizer": optimizer.state_dict()}, checkpoint)  # fmt: skip
+    model.eval()
+    return history
+
+
+def schedule(step, steps, warmup):
+    """A fração da taxa no passo (o primeiro é 0): sobe até 1 em warmup·steps passos e desce em linha reta."""
+    rising = max(1, round(warmup * steps))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+
+
+def batches(lengths, batch_size, seed, epoch, pool=20):
+    """Os lotes de uma época em ordem sorteada, os índices de cada um numa linha: (lotes, batch_size).
+
+    Dentro de grupos de `pool` lotes sorteados, frases de tamanho parecido vão juntas: preenche-se menos, e o passo leva
+    pouco mais da metade do tempo.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    size = min(batch_size, len(lengths))
+    order = rng.permutation(len(lengths))
+    order = order[np.lexsort((lengths[order], np.arange(len(order)) // (pool * size)))]
+    return rng.permutation(order[: len(order) // size * size].reshape(-1, size))
+
+
+@torch.no_grad()
+def predict(model, tokenizer, task, rows, batch_size=64):
+    """Os logits de cada linha, na ordem delas: (n, classes)."""
+    examples, collate = task.encode(tokenizer, rows), DataCollatorWithPadding(tokenizer)
+    by_length = np.argsort([len(example["input_ids"]) for example in examples], kind="stable")
+    logits, training = torch.empty(len(examples), len(task.labels)), model.training
+    model.eval()
+    for i in tqdm(range(0, len(examples), batch_size), desc="avaliação", unit="lote", delay=2, leave=False):
+        chosen = by_length[i : i + batch_size]
+        batch = collate([examples[j] for j in chosen]).to(model.device)
+        del batch["labels"]
+        logits[chosen] = model(**batch).logits.float().cpu()
+    model.train(training)
+    return logits
+
+
+def evaluate(model, tokenizer, task, split="test"):
+    """As métricas da tarefa numa divisão: "train", "validation", "test" ou "out_of_domain"."""
+    rows = getattr(task, split)
+    return task.metrics(predict(model, tokenizer, task, rows).argmax(-1).numpy(), rows["label"])
+
+
+def save_state(state, path):
+    """Grava em `path` um dicionário de tensores e números, inteiro ou nada."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load_state(path, device="cpu"):
+    """Lê o que `save_state` gravou. Levanta OSError se o arquivo não se deixa ler."""
+    try:
+        return torch.load(path, weights_only=True, map_location=device)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise OSError(f"O checkpoint {path} está cortado ou não é um checkpoint. Apague-o para recomeçar.") from error
+
+
+def restore(checkpoint, settings, trained, optimizer):
+    """Põe parâmetros e otimizador como estavam e devolve (History, próximo passo)."""
+    state = load_state(checkpoint, next(iter(trained.values())).device)
+    differs = [name for name in settings if settings[name] != state["settings"].get(name)]
+    differs += sorted(trained.keys() ^ state["trained"].keys())[:2]  # outra técnica treina outros parâmetros
+    if differs:
+        raise ValueError(
+            f"O checkpoint {checkpoint} é de outro treino: difere em {', '.join(differs)}. "
+            "Apague-o para recomeçar ou dê outro nome em checkpoint=."
+        )
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(state["trained"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return History(**state["history"]), state["step"]
