@@ -2,8 +2,8 @@
 
     python -m ftcourse.benchmark            # mostra o plano, roda o que falta e grava em data/resultados
 
-Cada execução ocupa um núcleo e vira uma linha de JSON com as previsões, as métricas, o tempo e o ambiente. Interrompida,
-a bancada continua do que já está gravado.
+Cada execução ocupa um núcleo e vira uma linha de JSON, com as previsões, as métricas, o tempo e o ambiente.
+Interrompida, a bancada continua do que já está gravado.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ftcourse import environment, models, tasks, training
-from ftcourse.files import DATA
+from ftcourse.files import DATA, write_jsonl
 
 RESULTS = DATA / "resultados" / "aceitabilidade.jsonl"
 SEEDS = range(5)
@@ -133,13 +133,15 @@ def final(done):
 def execute(jobs, label, path=RESULTS):
     """Roda os trabalhos que faltam, um por núcleo, e grava cada linha assim que fica pronta."""
     done = load(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in done), encoding="utf-8")
+    write_jsonl(path, done)  # sem a linha cortada, se havia
     missing = [job for job in jobs if key(job) not in set(map(key, done))]
     print(f"{label}: {len(missing)} execuções por fazer")
     os.environ["TQDM_DISABLE"] = "1"  # nos processos filhos; a barra que interessa é a de fora
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(environment.usable_cores(), mp_context=context) as pool, path.open("a", encoding="utf-8") as file:
+    with (
+        ProcessPoolExecutor(environment.usable_cores(), mp_context=context) as pool,
+        path.open("a", encoding="utf-8") as file,
+    ):
         futures = [pool.submit(run, job) for job in missing]
         for future in tqdm(as_completed(futures), total=len(futures), desc=label, unit="execução", disable=False):
             file.write(json.dumps(future.result(), ensure_ascii=False) + "\n")
@@ -150,7 +152,11 @@ def execute(jobs, label, path=RESULTS):
 def interval(values):
     """Média e metade do intervalo de 95 % (t de Student); sem repetição, a metade é nan."""
     values = np.asarray(values, float)
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    half = (
+        scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+        if len(values) > 1
+        else np.nan
+    )
     return values.mean(), half
 
 
@@ -168,7 +174,7 @@ def summary(done=None):
 
 
 def by_kind(done=None):
-    """Um DataFrame com a fração de falhas achadas pelo ajuste completo, por tipo de falha e fonte: média das sementes."""
+    """Um DataFrame com a fração de falhas que o ajuste completo acha, por tipo e fonte: média das sementes."""
     task = tasks.load("aceitabilidade")
     known = rows(task, "test").to_pandas()
     runs = [r for r in (load() if done is None else done) if r["variant"] == "full" and r["split"] == "test"]
@@ -191,9 +197,23 @@ def markdown(done=None):
     return "\n".join(lines + [f"| {NAMES[v]} | {' | '.join(cell(v, s) for s in SOURCES)} |" for v in variants])
 
 
+def publish():
+    """Redesenha a figura do README e reescreve a tabela entre as marcas dele."""
+    from ftcourse import plots
+
+    figure = plots.intervals(summary(), NAMES).figure
+    figure.savefig(RESULTS.with_suffix(".svg"), metadata={"Date": None})
+    readme = DATA.parent / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition("<!-- tabela:aceitabilidade -->\n")
+    after = rest.partition("<!-- fim -->")[2]
+    text = f"{before}<!-- tabela:aceitabilidade -->\n{markdown()}\n<!-- fim -->{after}"
+    readme.write_text(text, encoding="utf-8")
+
+
 def main():
     execute(list(sweep()), "taxas")
     execute(list(final(load())), "teste")
+    publish()
     print(markdown())
 
 

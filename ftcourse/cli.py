@@ -30,7 +30,7 @@ def student(folder):
 
 
 def answer(text):
-    """O valor que o texto representa em Python (número, lista, tupla…) ou, se não representa nenhum, o próprio texto."""
+    """O valor que o texto representa em Python, como número, lista ou tupla; senão, o próprio texto."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -38,7 +38,9 @@ def answer(text):
 
 
 def main():
-    parser = argparse.ArgumentParser("ftcourse", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "ftcourse", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERBO")
     verbs.add_parser("aluno").add_argument("folder", nargs="?", type=Path, default=Path("meus-cadernos"))
     verbs.add_parser("ambiente")

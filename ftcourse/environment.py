@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "transformers", "datasets", "numpy")
 def check_python(version=sys.version_info):
     """Uma frase com o problema, ou None. `version`: (maior, menor, …)."""
     if tuple(version[:2]) < PYTHON:
-        return "Este é o Python {}.{} e o curso pede o 3.11 ou mais novo. Aponte outro: make aula PYTHON=python3.12.".format(
+        return "Este é o Python {}.{} e o curso pede o 3.11 ou mais novo. Tente make aula PYTHON=python3.12.".format(
             *version
         )
 
@@ -34,7 +34,7 @@ def check_disk(folder=".", free=None):
     """Uma frase, se sobrar menos que o necessário no disco da pasta; senão, None. `free`: bytes livres."""
     free = shutil.disk_usage(folder).free if free is None else free
     if free < DISK_GB * 10**9:
-        return "Sobram {:.1f} GB no disco desta pasta e a instalação pede {}: libere espaço ou clone em outro disco.".format(
+        return "Sobram {:.1f} GB neste disco e a instalação pede {}: libere espaço ou clone em outro.".format(
             free / 1e9, DISK_GB
         )
 

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import hashlib
+import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,12 @@ def atomic_write(path):
             partial.unlink(missing_ok=True)
         except OSError:  # a pasta que não aceitou a gravação também pode não aceitar a limpeza
             pass
+
+
+def write_jsonl(path, rows):
+    """Grava dicionários em JSON Lines, um por linha, o arquivo inteiro ou nada."""
+    with atomic_write(path) as file:
+        file.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
 
 
 def sha256(path):

@@ -1,7 +1,7 @@
 """As famílias de modelos: os embutidos no curso, conferidos e prontos para uma tarefa.
 
-    model, tokenizer = models.load("bert")          # o modelo pré-treinado, com a cabeça do pré-treino
-    model, tokenizer = models.load("bert", task)    # com a cabeça que a tarefa pede, sorteada
+model, tokenizer = models.load("bert")          # o modelo pré-treinado, com a cabeça do pré-treino
+model, tokenizer = models.load("bert", task)    # com a cabeça que a tarefa pede, sorteada
 """
 
 import os
@@ -36,8 +36,8 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
     """Carrega (model, tokenizer) de uma família, com pesos em float32 e em modo de avaliação.
 
     task: a tarefa cuja cabeça o modelo deve ter; sem ela, vem a do pré-treino. O que o pré-treino não cobre (a cabeça
-    e, em BERT, o *pooler*) é sorteado com `seed`, sem mexer no gerador global. Com `pretrained=False` todos os pesos são
-    sorteados: a comparação que mostra quanto vale o pré-treino.
+    e, em BERT, o *pooler*) é sorteado com `seed`, sem mexer no gerador global. Com `pretrained=False` todos os pesos
+    são sorteados: a comparação que mostra quanto vale o pré-treino.
 
     Levanta ValueError se a família ou o perfil não existe, FileNotFoundError se falta um arquivo e OSError se algum
     está diferente do publicado.
@@ -56,7 +56,9 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
                 folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
             if lost := [name for name in info["missing_keys"] if not name.startswith(chosen.head)]:
-                raise OSError(f"Os pesos de {folder} não têm {', '.join(sorted(lost)[:3])}: o arquivo não é deste modelo.")
+                raise OSError(
+                    f"Os pesos de {folder} não têm {', '.join(sorted(lost)[:3])}: o arquivo não é deste modelo."
+                )
         else:
             model = auto.from_config(config, dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -9,15 +9,16 @@ DASHES = ("-", "--", "-.", ":")
 STYLE = {
     "figure.figsize": (7, 3.6), "figure.dpi": 110, "figure.facecolor": "white", "figure.constrained_layout.use": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True,
-    "axes.titlelocation": "left", "axes.titlesize": 12, "font.size": 11, "legend.frameon": False, "svg.hashsalt": "ftcourse",
+    "axes.titlelocation": "left", "axes.titlesize": 12, "font.size": 11, "legend.frameon": False,
+    "svg.hashsalt": "ftcourse",
     "axes.prop_cycle": plt.cycler(color=COLORS[:4], linestyle=DASHES),
 }  # fmt: skip
 
 
-def axis(ax=None, **size):
-    """O eixo dado ou o de uma figura nova, no estilo do curso."""
+def axes(rows=1, columns=1, **options):
+    """O eixo, ou a matriz de eixos, de uma figura nova no estilo do curso."""
     plt.rcParams.update(STYLE)
-    return plt.subplots(**size)[1] if ax is None else ax
+    return plt.subplots(rows, columns, **options)[1]
 
 
 def smooth(values, width=20):
@@ -30,7 +31,7 @@ def smooth(values, width=20):
 
 def history(history, ax=None, label=None):
     """A perda por passo, suavizada; se houve avaliações, a acurácia na validação num segundo eixo, em pontos."""
-    ax = axis(ax)
+    ax = axes() if ax is None else ax
     (line,) = ax.plot(range(1, len(history.loss) + 1), smooth(history.loss), label=label)
     ax.set(xlabel="passo", ylabel="perda no treino (nats)")
     if history.evaluations:
@@ -44,7 +45,7 @@ def history(history, ax=None, label=None):
 
 def bars(labels, values, ax=None, unit="", digits=2):
     """Barras deitadas com o valor escrito na ponta, a primeira em cima."""
-    ax = axis(ax, figsize=(7, 0.42 * len(labels) + 0.8))
+    ax = axes(figsize=(7, 0.42 * len(labels) + 0.8)) if ax is None else ax
     drawn = ax.barh(labels, values, color=COLORS[0])
     ax.bar_label(drawn, [f"{v:.{digits}f}".replace(".", ",") + unit for v in values], padding=3)
     ax.invert_yaxis()
@@ -55,7 +56,7 @@ def bars(labels, values, ax=None, unit="", digits=2):
 
 def intervals(table, names, ax=None):
     """Um ponto por variante e fonte, com o intervalo de 95 %: `table` é o que benchmark.summary devolve."""
-    ax = axis(ax, figsize=(7.5, 0.5 * len(names) + 1.2))
+    ax = axes(figsize=(7.5, 0.5 * len(names) + 1.2)) if ax is None else ax
     sources = list(dict.fromkeys(table["source"]))
     for i, source in enumerate(sources):
         rows = table[table["source"] == source].set_index("variant").reindex(list(names))

@@ -1,8 +1,8 @@
 """As tarefas do curso: dados reais em português, métricas e as linhas de base que todo resultado precisa vencer.
 
-    task = tasks.load("aceitabilidade")
-    task.train[0]                   # {"text": …, "label": …, "source": …}
-    tasks.tfidf(task)               # o que um saco de palavras consegue na mesma divisão
+task = tasks.load("aceitabilidade")
+task.train[0]                   # {"text": …, "label": …, "source": …}
+tasks.tfidf(task)               # o que um saco de palavras consegue na mesma divisão
 """
 
 from dataclasses import dataclass
@@ -82,7 +82,9 @@ def majority(task, split="test"):
 
 def tfidf(task, split="test"):
     """Palavras e pares de palavras com TF-IDF e regressão logística: o que se consegue sem ordem nem pré-treino."""
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+    )
     model.fit(task.train["text"], task.train["label"])
     return model.predict(getattr(task, split)["text"])
 
@@ -106,4 +108,6 @@ def surprise(model, tokenizer, sentence):
 def without_labels(model, tokenizer, sentences):
     """Uma nota por frase sem ter visto um rótulo: menos o maior excesso de espanto, espanto − incerteza. (n,)"""
     bar = tqdm(sentences, desc="lendo com uma máscara por vez", unit="frase", delay=2, leave=False)
-    return np.array([-max(s - h for s, h in zip(*map(torch.Tensor.tolist, surprise(model, tokenizer, t)))) for t in bar])
+    return np.array(
+        [-max(s - h for s, h in zip(*map(torch.Tensor.tolist, surprise(model, tokenizer, t)))) for t in bar]
+    )

@@ -1,8 +1,8 @@
 """O laço de treino do curso, para qualquer técnica: treina o que estiver com `requires_grad`, mede, retoma.
 
-    history = training.train(model, tokenizer, task, lr=5e-4, steps=200)
-    history.plot()
-    training.evaluate(model, tokenizer, task)       # {"accuracy": …, "mcc": …, "f1": …, "n": …}
+history = training.train(model, tokenizer, task, lr=5e-4, steps=200)
+history.plot()
+training.evaluate(model, tokenizer, task)       # {"accuracy": …, "mcc": …, "f1": …, "n": …}
 """
 
 import io

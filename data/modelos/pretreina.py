@@ -6,7 +6,7 @@ CORPUS tem arquivos .txt ou .txt.xz, um parágrafo por linha. O que o script faz
 
 1. tira do corpus os parágrafos que contêm alguma frase das tarefas (`--fora`) e os reservados para a avaliação;
 2. treina o vocabulário e codifica tudo uma vez;
-3. começa as representações pelas coocorrências (PPMI + SVD), sem o que um modelo pequeno passa meia hora no mesmo platô;
+3. começa as representações pelas coocorrências (PPMI e SVD): sem isso um modelo pequeno passa meia hora num platô;
 4. treina; o lote de cada passo é função de (semente, passo), então retomar é só ler o último checkpoint;
 5. mede, converte para bfloat16 e grava safetensors, tokenizador, configuração, curva e sha256.
 
@@ -77,7 +77,9 @@ def read_corpus(folder):
     """{nome da fonte: [parágrafo, …]} de todos os .txt e .txt.xz da pasta."""
     files = sorted([*folder.glob("*.txt"), *folder.glob("*.txt.xz")])
     if not files:
-        raise SystemExit(f"Em {folder} não há nenhum .txt nem .txt.xz: aponte uma pasta com textos, um parágrafo por linha.")
+        raise SystemExit(
+            f"Em {folder} não há nenhum .txt nem .txt.xz: aponte uma pasta com textos, um parágrafo por linha."
+        )
     return {path.name.split(".")[0]: list(dict.fromkeys(read_lines(path))) for path in files}
 
 
@@ -86,7 +88,7 @@ def words(text):
 
 
 def task_sentences(paths):
-    """As frases que não podem estar no corpus: `text` e `original` dos .jsonl das tarefas; as linhas dos outros arquivos."""
+    """As frases que o corpus não pode conter: `text` e `original` dos .jsonl; as linhas dos outros arquivos."""
     for path in (file for p in paths for file in (sorted(p.rglob("*.jsonl")) if p.is_dir() else [p])):
         for line in read_lines(path):
             if path.suffix == ".jsonl":
@@ -97,7 +99,7 @@ def task_sentences(paths):
 
 
 class Contamination:
-    """Diz se um parágrafo contém uma das frases, sem olhar caixa nem pontuação. Frases de menos de `n` palavras não contam."""
+    """Diz se um parágrafo contém uma das frases, sem olhar caixa nem pontuação; menos de `n` palavras não conta."""
 
     def __init__(self, sentences, n=5):
         self.n, self.by_start = n, {}
@@ -129,7 +131,9 @@ def is_held_out(paragraph, every=50):
 def train_tokenizer(paragraphs, vocab_size):
     """WordPiece com maiúsculas e acentos (Schuster e Nakajima, 2012), no formato que BERT espera."""
     core = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-    core.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False, strip_accents=False, handle_chinese_chars=False)
+    core.normalizer = tokenizers.normalizers.BertNormalizer(
+        lowercase=False, strip_accents=False, handle_chinese_chars=False
+    )
     core.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     core.decoder = tokenizers.decoders.WordPiece()
     trainer = tokenizers.trainers.WordPieceTrainer(
@@ -160,9 +164,9 @@ def windows(stream, width):
     return torch.cat([CLS * edge, body, SEP * edge], dim=1)
 
 
-def held_out_windows(arrays, args):
-    """As janelas de avaliação, (n, WINDOW), das fontes pedidas em --avaliar."""
-    return torch.cat([windows(arrays[f"held_out_{name}"], WINDOW) for name in args.avaliar])
+def held_out_windows(arrays, sources):
+    """As janelas de avaliação das fontes: (n, WINDOW)."""
+    return torch.cat([windows(arrays[f"held_out_{name}"], WINDOW) for name in sources])
 
 
 def mask_tokens(ids, rate, vocab_size, generator):
@@ -198,16 +202,18 @@ def ppmi_embeddings(stream, vocab_size, width, std, reach=5):
     u, s, _ = scipy.sparse.linalg.svds(ppmi, k=width, random_state=0)
     vectors = u * np.sqrt(s)
     frequencies = np.bincount(stream, minlength=vocab_size) + 1.0
-    return torch.tensor(vectors * std / vectors.std(), dtype=torch.float32), torch.tensor(frequencies / frequencies.sum())
+    vectors = torch.tensor(vectors * std / vectors.std(), dtype=torch.float32)
+    return vectors, torch.tensor(frequencies / frequencies.sum())
 
 
 def new_model(args, vocab_size):
-    """Um BERT sem dropout. Atenção "eager": em janelas curtas, numa CPU, o passo leva 2/3 do tempo que leva com SDPA."""
+    """Um BERT sem dropout. Em janelas curtas, numa CPU, a atenção "eager" leva 2/3 do tempo da SDPA."""
     torch.manual_seed(args.semente)
     config = transformers.BertConfig(
         vocab_size=vocab_size, hidden_size=args.largura, num_hidden_layers=args.camadas,
         num_attention_heads=max(1, args.largura // 64), intermediate_size=4 * args.largura,
-        max_position_embeddings=LONG_WINDOW, pad_token_id=PAD, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        max_position_embeddings=LONG_WINDOW, pad_token_id=PAD,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         initializer_range=1 / math.sqrt(args.largura),  # o 0,02 de BERT foi escolhido para 768
     )  # fmt: skip
     return transformers.BertForMaskedLM._from_config(config, attn_implementation="eager")
@@ -215,7 +221,7 @@ def new_model(args, vocab_size):
 
 @torch.no_grad()
 def start_from_cooccurrences(model, stream):
-    """Camada de entrada por PPMI, viés da saída pelo logaritmo das frequências. O que nunca coocorre fica com o sorteio."""
+    """Entrada por PPMI, viés da saída pelo logaritmo das frequências; o que nunca coocorre fica com o sorteio."""
     embeddings = model.bert.embeddings.word_embeddings.weight  # (V, d), a mesma matriz da saída
     vectors, frequencies = ppmi_embeddings(stream, *embeddings.shape, std=model.config.initializer_range)
     seen = vectors.abs().sum(1) > 0
@@ -251,13 +257,15 @@ def learning_rate(step, steps, peak, warmup=200, decay=0.4):
 
 
 class Batches:
-    """O lote de cada passo, função só de (semente, passo): a ordem dos parágrafos muda a cada época, a máscara a cada passo."""
+    """O lote de cada passo, função só de (semente, passo): os parágrafos mudam de ordem a cada época."""
 
     def __init__(self, stream, bounds, args, vocab_size):
         self.stream, self.bounds, self.args, self.vocab_size, self.epoch = stream, bounds, args, vocab_size, None
         self.size = args.lote * (WINDOW - 2)  # fichas de texto por passo
         if len(stream) < self.size:
-            raise SystemExit(f"O corpus tem {len(stream)} fichas e um lote pede {self.size}: junte mais texto ou use --lote.")
+            raise SystemExit(
+                f"O corpus tem {len(stream)} fichas e um lote pede {self.size}: junte mais texto ou use --lote."
+            )
 
     def __getitem__(self, step):
         """(entrada, rótulos), ambos (B, T). Um passo em cada oito usa janelas longas."""
@@ -267,7 +275,9 @@ class Batches:
             self.shuffled = np.concatenate([self.stream[self.bounds[i] : self.bounds[i + 1]] for i in order])
             self.epoch = epoch
         text = self.shuffled[k * self.size : (k + 1) * self.size]
-        rate = 0.30 - 0.15 * step / self.args.passos  # muitas perguntas no começo, as de BERT no fim (Ankner et al., 2023)
+        rate = (
+            0.30 - 0.15 * step / self.args.passos
+        )  # muitas perguntas no começo, as de BERT no fim (Ankner et al., 2023)
         generator = torch.Generator().manual_seed(self.args.semente * 1_000_003 + step)
         return mask_tokens(windows(text, LONG_WINDOW if step % 8 == 7 else WINDOW), rate, self.vocab_size, generator)
 
@@ -290,7 +300,7 @@ def make_optimizers(model, peak):
 
 
 def train(model, args, batches, held_out, vocab_size, checkpoint):
-    """Treina até `args.passos`, mede e guarda o estado a cada `args.intervalo`. Devolve a curva, uma medida por linha."""
+    """Treina até `args.passos`; a cada `args.intervalo`, mede e guarda o estado. Devolve a curva das medidas."""
     device = model.device.type
     optimizers = make_optimizers(model.train(), args.taxa)
     first, curve, seconds = 0, [], 0.0
@@ -301,7 +311,9 @@ def train(model, args, batches, held_out, vocab_size, checkpoint):
             optimizer.load_state_dict(saved)
         first, curve, seconds = state["step"], state["curve"], state["seconds"]
     started, losses = time.perf_counter() - seconds, []
-    bar = tqdm(range(first, args.passos), initial=first, total=args.passos, desc="pré-treino", unit="passo", mininterval=5)
+    bar = tqdm(
+        range(first, args.passos), initial=first, total=args.passos, desc="pré-treino", unit="passo", mininterval=5
+    )
     for step in bar:
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(step, args.passos, args.taxa)
@@ -348,7 +360,11 @@ def prepare(args, workdir):
         tokenizer.save_pretrained(workdir / "tokenizador")
         stream, bounds = encode(tokenizer, training)
         arrays = {f"held_out_{name}": encode(tokenizer, texts)[0] for name, texts in held_out.items() if texts}
-        report = {"sources": report, "tokens": len(stream), "held_out": [digest(p) for t in held_out.values() for p in t]}
+        report = {
+            "sources": report,
+            "tokens": len(stream),
+            "held_out": [digest(p) for t in held_out.values() for p in t],
+        }
         with atomic_write(workdir / "corpus.json") as file:
             file.write(json.dumps(report, ensure_ascii=False, indent=1).encode())
         with atomic_write(workdir / "corpus.npz") as file:
@@ -364,7 +380,10 @@ def examples(model, tokenizer):
         ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             top = model(ids).logits[0, ids[0] == MASK].softmax(-1)[0].topk(5)
-        guesses = [f"{tokenizer.decode([i])} {p:.2f}".replace(".", ",") for p, i in zip(top.values.tolist(), top.indices.tolist())]
+        guesses = [
+            f"{tokenizer.decode([i])} {p:.2f}".replace(".", ",")
+            for p, i in zip(top.values.tolist(), top.indices.tolist())
+        ]
         yield f"| {sentence} | {' · '.join(guesses)} |"
 
 
@@ -375,35 +394,39 @@ def publish(model, tokenizer, args, report, curve, arrays, workdir):
     model.to("cpu", torch.bfloat16).save_pretrained(ready)
     tokenizer.save_pretrained(ready)
     model = model.float().eval()  # o que se mede são os pesos publicados, já arredondados
-    losses = {n: held_out_loss(model, windows(arrays[f"held_out_{n}"], WINDOW), len(tokenizer)) for n in args.avaliar}
-    overall = held_out_loss(model, held_out_windows(arrays, args), len(tokenizer))
-    record = {"held_out": round(overall, 4), "by_source": {n: round(v, 4) for n, v in losses.items()},
-              "parameters": sum(p.numel() for p in model.parameters()), "arguments": {k: str(v) for k, v in vars(args).items() if k not in ("corpus", "destino", "fora")},
-              "curve": curve, "corpus": report, "environment": environment.describe()}  # fmt: skip
+    losses = {
+        label: round(held_out_loss(model, held_out_windows(arrays, sources), len(tokenizer)), 4)
+        for label, sources in [("todas", args.avaliar), *((name, [name]) for name in args.avaliar)]
+    }
+    settings = {name: value for name, value in vars(args).items() if name not in ("corpus", "destino", "fora")}
+    record = {"held_out": losses, "parameters": model.num_parameters(), "settings": settings, "curve": curve,
+              "corpus": report, "environment": environment.describe()}  # fmt: skip
     (ready / "treino.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     card = args.destino.with_name(args.destino.name + ".ficha.md")
     if card.exists():
-        (ready / "README.md").write_text(fill_card(card.read_text(encoding="utf-8"), record, examples(model, tokenizer)), encoding="utf-8")
+        text = fill_card(card.read_text(encoding="utf-8"), record, examples(model, tokenizer))
+        (ready / "README.md").write_text(text, encoding="utf-8")
     names = sorted(path.name for path in ready.iterdir())
     (ready / "sha256sums.txt").write_text("".join(f"{sha256(ready / n)}  {n}\n" for n in names), encoding="utf-8")
     shutil.rmtree(args.destino, ignore_errors=True)
     os.replace(ready, args.destino)
-    print(f"{args.destino}: {overall:.3f} nats por ficha nos parágrafos reservados ({losses})")
+    print(f"{args.destino}: {losses['todas']:.3f} nats por ficha nos parágrafos reservados")
 
 
 def fill_card(template, record, table):
     """A ficha do modelo: o texto escrito à mão, com todo número vindo do registro do treino."""
-    corpus, curve = record["corpus"], record["curve"]
+    corpus, curve, losses = record["corpus"], record["curve"], dict(record["held_out"])
     source_rows = [
         f"| `{name}` | {thousands(s['paragraphs'])} | {thousands(s['words'])} | {s['held_out']} | {s['contaminated']} |"
         for name, s in corpus["sources"].items()
     ]
     curve_rows = [
-        f"| {thousands(p['step'])} | {p['tokens'] / 1e6:.0f} | {p['seconds'] / 60:.0f} | {comma(p['held_out'])} |" for p in curve
+        f"| {thousands(p['step'])} | {p['tokens'] / 1e6:.0f} | {p['seconds'] / 60:.0f} | {comma(p['held_out'])} |"
+        for p in curve
     ]
     return string.Template(template).substitute(
-        held_out=comma(record["held_out"]),
-        by_source=", ".join(f"{comma(loss)} em `{name}`" for name, loss in record["by_source"].items()),
+        held_out=comma(losses.pop("todas")),
+        by_source=", ".join(f"{comma(loss)} em `{name}`" for name, loss in losses.items()),
         parameters=comma(record["parameters"] / 1e6, 1),
         sources="\n".join(source_rows),
         contaminated=thousands(sum(s["contaminated"] for s in corpus["sources"].values())),
@@ -429,7 +452,9 @@ def parse_arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("corpus", type=Path, help="pasta com .txt ou .txt.xz, um parágrafo por linha")
     p.add_argument("destino", type=Path, help="pasta do modelo; o trabalho em andamento fica em DESTINO.treino")
-    p.add_argument("--fora", type=Path, nargs="*", default=[DATA / "tarefas"], help="frases que o corpus não pode conter")
+    p.add_argument(
+        "--fora", type=Path, nargs="*", default=[DATA / "tarefas"], help="frases que o corpus não pode conter"
+    )
     p.add_argument("--avaliar", nargs="*", help="fontes cujos parágrafos reservados são medidos (padrão: todas)")
     p.add_argument("--passos", type=int, default=13_000)
     p.add_argument("--lote", type=int, default=96, help="janelas de 64 fichas por passo")
@@ -455,7 +480,8 @@ def main():
         start_from_cooccurrences(model, arrays["stream"])
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     batches = Batches(arrays["stream"], arrays["bounds"], args, len(tokenizer))
-    curve = train(model, args, batches, held_out_windows(arrays, args), len(tokenizer), checkpoint)
+    held_out = held_out_windows(arrays, args.avaliar)
+    curve = train(model, args, batches, held_out, len(tokenizer), checkpoint)
     publish(model, tokenizer, args, report, curve, arrays, workdir)
 
 

@@ -19,6 +19,10 @@ class Wrong(Exception):
         self.hints = hints
 
 
+class Unanswered(Exception):
+    """A função que o exercício pede ainda devolve `...`."""
+
+
 def verifica(exercise, answer):
     """Confere a resposta de um exercício, como em verifica("00.1", resposta), e imprime ✓ ou ✗ com uma dica.
 
@@ -30,17 +34,32 @@ def verifica(exercise, answer):
         raise AssertionError(f"{exercise}: {text}")
 
 
+def called(function, *arguments):
+    """O número que a função do aluno devolve. Levanta Wrong se não é uma função, Unanswered se devolve `...`."""
+    if not callable(function):
+        raise Wrong("responda com a função, sem parênteses: verifica(número, função).")
+    value = function(*arguments)
+    if value is ...:
+        raise Unanswered
+    return float(value)
+
+
 def judge(exercise, answer):
     """(True, False ou None se ainda não há resposta; a frase que o aluno lê)."""
     notebook, _, number = str(exercise).partition(".")
     try:
         check = getattr(importlib.import_module(f"ftcourse.exercises.nb{notebook}"), f"exercise_{number}")
     except (ImportError, AttributeError):
-        return False, f"não conheço esse exercício. Os nomes são como 00.1: o caderno, um ponto e o número. Veio {exercise!r}."
-    if answer is ... or (isinstance(answer, tuple) and ... in answer):
-        return None, "ainda sem resposta. Troque os ... e rode a célula de novo."
+        return (
+            False,
+            f"não conheço esse exercício. Os nomes são como 00.1: o caderno, um ponto e o número. Veio {exercise!r}.",
+        )
     try:
+        if answer is ... or (isinstance(answer, tuple) and any(part is ... for part in answer)):
+            raise Unanswered
         return True, check(answer)
+    except Unanswered:
+        return None, "ainda sem resposta. Troque os ... e rode a célula de novo."
     except Wrong as wrong:
         hint = wrong.hints[min(_attempts[exercise], len(wrong.hints) - 1)]
         _attempts[exercise] += 1

@@ -17,15 +17,16 @@ A ajuda e o currículo não têm anotação: as classes das palavras vêm das fo
 
 import csv
 import hashlib
-import json
 import lzma
-import os
 import random
 import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+
+from ftcourse.files import write_jsonl
 
 HERE = Path(__file__).resolve().parent
 FILES = ("ud_bosque_gsd.conllu.xz", "frases_gnome.tsv.xz", "bncc_ef.tsv.xz", "conjugacao.tsv.xz")
@@ -54,9 +55,13 @@ PREPOSITIONS = {
 }  # fmt: skip
 PREPOSITION_OF = {form: base for base, forms in PREPOSITIONS.items() for form in forms.split()}
 # Outras palavras sem conteúdo: uma troca de ordem não as deixa lado a lado ("sistema o de"), o que daria na vista.
-FUNCTION = ARTICLES | set(PREPOSITION_OF) | set(
-    """e ou que se como mas não mais sobre sem até entre nem é são foi após durante contra sob perante desde segundo
+FUNCTION = (
+    ARTICLES
+    | set(PREPOSITION_OF)
+    | set(
+        """e ou que se como mas não mais sobre sem até entre nem é são foi após durante contra sob perante desde segundo
     conforme""".split()
+    )
 )
 INFINITIVE = re.compile(r"\w+[aeiô]r$")
 RELATIVE = {"que", "quem", "qual", "quais", "se"}
@@ -425,7 +430,7 @@ class Usage:
         for text in texts:
             forms = [match.group().lower() for match in re.finditer(r"\w+", text)]
             self.words.update(forms)
-            self.pairs.update(zip(forms, forms[1:]))
+            self.pairs.update(pairwise(forms))
             for first, second, third in zip(forms, forms[1:], [*forms[2:], ""]):
                 # "a" pode ser artigo: só conta antes de infinitivo. Fora daí decide a regra da escola, que troca por um
                 # masculino e vê se dá "ao" ou "o".
@@ -657,7 +662,7 @@ def new_pairs(text, fault):
     before = re.findall(r"\w+", text[: fault.start].lower())[-1:]
     after = re.findall(r"\w+", text[fault.end :].lower())[:1]
     forms = [*before, *fault.new.lower().split(), *after]
-    return list(zip(forms, forms[1:]))
+    return list(pairwise(forms))
 
 
 class Chooser:
@@ -759,14 +764,6 @@ def build(raw):
     return table
 
 
-def write_rows(path, rows):
-    """Escreve num arquivo ao lado e só depois troca o nome: nunca fica um arquivo pela metade."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".parcial")
-    draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(draft, path)
-
-
 def markdown_counts(table):
     head = ["fonte", "parte", "frases", "certas", *RULES]
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
@@ -792,7 +789,7 @@ def main(arguments):
     check_raw(raw)
     table = build(raw)
     for (source, part), rows in table.items():
-        write_rows(target / source / f"{part}.jsonl", rows)
+        write_jsonl(target / source / f"{part}.jsonl", rows)
     print(markdown_counts(table))
 
 

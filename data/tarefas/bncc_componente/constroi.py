@@ -8,14 +8,14 @@ CC BY 4.0). Habilidades quase iguais ficam na mesma parte: quem decorou uma não
 
 import csv
 import hashlib
-import json
 import lzma
-import os
 import re
 import sys
 from collections import Counter, defaultdict
 from itertools import combinations
 from pathlib import Path
+
+from ftcourse.files import write_jsonl
 
 HERE = Path(__file__).resolve().parent
 RAW_NAME = "bncc_ef.tsv.xz"
@@ -84,14 +84,6 @@ def build(raw):
     return {name: [row for row in rows if split[row["group"]] == name] for name in SHARES}
 
 
-def write_rows(path, rows):
-    """Escreve num arquivo ao lado e só depois troca o nome: nunca fica um arquivo pela metade."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".parcial")
-    draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(draft, path)
-
-
 def markdown_counts(table):
     counts = {name: Counter((row["label"], row["componente"]) for row in rows) for name, rows in table.items()}
     lines = [["rótulo", "componente", *table], ["---:", "---", *["---:"] * len(table)]]
@@ -112,7 +104,7 @@ def main(arguments):
         )
     table = build(raw)
     for name, rows in table.items():
-        write_rows(target / f"{name}.jsonl", rows)
+        write_jsonl(target / f"{name}.jsonl", rows)
     print(markdown_counts(table))
 
 
