@@ -23,15 +23,15 @@ from tqdm.auto import tqdm
 from ftcourse import environment, models, tasks, training
 from ftcourse.files import DATA, write_jsonl
 
-RESULTS = DATA / "resultados" / "aceitabilidade.jsonl"
+STEPS = {"aceitabilidade": 1_350, "bncc_componente": 300}  # umas três épocas e umas dez
+BATCH = 32
 SEEDS = range(5)
-STEPS, BATCH = 1_350, 32
 RATES = {  # a taxa sai da validação, com a semente 0 e um terço dos passos
     "full": (2e-4, 5e-4, 1e-3),
     "random": (2e-4, 5e-4, 1e-3),
     "frozen": (1e-3, 3e-3, 1e-2),
 }
-BASELINES = ("majority", "tfidf", "without_labels")
+BASELINES = {"aceitabilidade": ("majority", "tfidf", "without_labels"), "bncc_componente": ("majority", "tfidf")}
 NAMES = {
     "majority": "classe majoritária",
     "tfidf": "TF-IDF e regressão logística",
@@ -40,47 +40,64 @@ NAMES = {
     "without_labels": "excesso de espanto, sem rótulos",
     "full": "ajuste completo do mini-BERT-pt",
 }
-SOURCES = {"ajuda": "ajuda", "noticias": "notícias", "curriculo": "currículo, fora do domínio"}
+SOURCES = {
+    "aceitabilidade": {"ajuda": "ajuda", "noticias": "notícias", "curriculo": "currículo, fora do domínio"},
+    "bncc_componente": {"bncc": "componente da BNCC"},
+}
+
+
+def path(task):
+    """O arquivo em que ficam os resultados de uma tarefa."""
+    return DATA / "resultados" / f"{task}.jsonl"
 
 
 def rows(task, split):
     """As linhas avaliadas numa divisão; em "test" entram também as da fonte que o treino não viu."""
-    return datasets.concatenate_datasets([task.test, task.out_of_domain]) if split == "test" else task.validation
+    if split == "test" and task.out_of_domain:
+        return datasets.concatenate_datasets([task.test, task.out_of_domain])
+    return getattr(task, split)
+
+
+def sources_of(task, known):
+    """A fonte de cada linha: (n,). Uma tarefa de fonte única não a repete em cada linha."""
+    return np.array(known["source"] if "source" in known.column_names else [*SOURCES[task.name]] * len(known))
 
 
 def predictions(task, split, variant, lr, steps, seed):
     """O que uma variante responde numa divisão: (n,) rótulos."""
-    if variant in ("majority", "tfidf"):
-        parts = ("test", "out_of_domain") if split == "test" else (split,)
-        return np.concatenate([getattr(tasks, variant)(task, part) for part in parts])
+    known = rows(task, split)
+    if variant == "majority":
+        return tasks.majority(task, known)
+    if variant == "tfidf":
+        return tasks.tfidf(task, known)
     if variant == "without_labels":
-        return without_labels(task, split)
+        return without_labels(task, known)
     model, tokenizer = models.load("bert", task, pretrained=variant != "random", seed=seed)
     if variant == "frozen":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(models.FAMILIES["bert"].head))
     training.train(model, tokenizer, task, lr=lr, steps=steps, batch_size=BATCH, seed=seed)
-    return training.predict(model, tokenizer, task, rows(task, split)).argmax(-1).numpy()
+    return training.predict(model, tokenizer, task, known).argmax(-1).numpy()
 
 
-def without_labels(task, split, calibration=600):
+def without_labels(task, known, calibration=600):
     """A nota sem rótulos vira resposta com um corte só, o que mais acerta em `calibration` frases da validação."""
     model, tokenizer = models.load("bert")
-    known = task.validation.shuffle(seed=0).select(range(min(calibration, len(task.validation))))
-    scores, labels = tasks.without_labels(model, tokenizer, known["text"]), np.array(known["label"])
+    sample = task.validation.shuffle(seed=0).select(range(min(calibration, len(task.validation))))
+    scores, labels = tasks.without_labels(model, tokenizer, sample["text"]), np.array(sample["label"])
     cut = max(scores, key=lambda c: ((scores >= c) == labels).mean())
-    return (tasks.without_labels(model, tokenizer, rows(task, split)["text"]) >= cut).astype(int)
+    return (tasks.without_labels(model, tokenizer, known["text"]) >= cut).astype(int)
 
 
 def run(job):
     """Roda um trabalho num núcleo e devolve a linha de resultado."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    task = tasks.load("aceitabilidade")
-    answers = predictions(task, **job)
+    task = tasks.load(job["task"])
+    answers = predictions(task, **{k: v for k, v in job.items() if k != "task"})
     known = rows(task, job["split"])
-    sources, labels = np.array(known["source"]), np.array(known["label"])
-    metrics = {s: task.metrics(answers[sources == s], labels[sources == s]) for s in SOURCES if (sources == s).any()}
+    sources, labels = sources_of(task, known), np.array(known["label"])
+    metrics = {s: task.metrics(answers[sources == s], labels[sources == s]) for s in dict.fromkeys(sources.tolist())}
     return {
         **job,
         "metrics": {s: {k: round(v, 4) for k, v in m.items()} for s, m in metrics.items()},
@@ -97,22 +114,29 @@ def fingerprint(known):
 
 
 def key(row):
-    return tuple(row[k] for k in ("variant", "split", "lr", "steps", "seed"))
+    return tuple(row[k] for k in ("task", "variant", "split", "lr", "steps", "seed"))
 
 
-def load(path=RESULTS):
+def load(task):
     """Os resultados gravados, um dicionário por linha. Uma última linha cortada por uma interrupção é ignorada."""
-    if not path.exists():
+    if not path(task).exists():
         return []
-    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    complete, _, _ = path(task).read_text(encoding="utf-8").rpartition("\n")
     return [json.loads(line) for line in complete.splitlines()]
 
 
-def sweep():
+def sweep(task):
     """Os trabalhos que escolhem a taxa de cada variante."""
     for variant, rates in RATES.items():
         for lr in rates:
-            yield {"variant": variant, "split": "validation", "lr": lr, "steps": STEPS // 3, "seed": 0}
+            yield {
+                "task": task,
+                "variant": variant,
+                "split": "validation",
+                "lr": lr,
+                "steps": STEPS[task] // 3,
+                "seed": 0,
+            }
 
 
 def best_rate(variant, done):
@@ -121,27 +145,28 @@ def best_rate(variant, done):
     return max(tried, key=lambda r: np.mean([m["accuracy"] for m in r["metrics"].values()]))["lr"]
 
 
-def final(done):
+def final(task):
     """Os trabalhos da tabela: cinco sementes de cada variante, e as linhas de base, que não têm semente."""
-    for variant in BASELINES:
-        yield {"variant": variant, "split": "test", "lr": None, "steps": None, "seed": None}
+    done, common = load(task), {"task": task, "split": "test"}
+    for variant in BASELINES[task]:
+        yield {**common, "variant": variant, "lr": None, "steps": None, "seed": None}
     for seed in SEEDS:
         for variant in RATES:
-            yield {"variant": variant, "split": "test", "lr": best_rate(variant, done), "steps": STEPS, "seed": seed}
+            yield {**common, "variant": variant, "lr": best_rate(variant, done), "steps": STEPS[task], "seed": seed}
 
 
-def execute(jobs, label, path=RESULTS):
+def execute(task, jobs, label):
     """Roda os trabalhos que faltam, um por núcleo, e grava cada linha assim que fica pronta."""
-    done = load(path)
-    write_jsonl(path, done)  # sem a linha cortada, se havia
+    done = load(task)
+    write_jsonl(path(task), done)  # sem a linha cortada, se havia
     missing = [job for job in jobs if key(job) not in set(map(key, done))]
-    print(f"{label}: {len(missing)} execuções por fazer")
+    print(f"{task}, {label}: {len(missing)} execuções por fazer", flush=True)
+    if not missing:
+        return
     os.environ["TQDM_DISABLE"] = "1"  # nos processos filhos; a barra que interessa é a de fora
     context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(environment.usable_cores(), mp_context=context) as pool,
-        path.open("a", encoding="utf-8") as file,
-    ):
+    workers = min(environment.usable_cores(), len(missing))
+    with ProcessPoolExecutor(workers, mp_context=context) as pool, path(task).open("a", encoding="utf-8") as file:
         futures = [pool.submit(run, job) for job in missing]
         for future in tqdm(as_completed(futures), total=len(futures), desc=label, unit="execução", disable=False):
             file.write(json.dumps(future.result(), ensure_ascii=False) + "\n")
@@ -152,69 +177,66 @@ def execute(jobs, label, path=RESULTS):
 def interval(values):
     """Média e metade do intervalo de 95 % (t de Student); sem repetição, a metade é nan."""
     values = np.asarray(values, float)
-    half = (
-        scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-        if len(values) > 1
-        else np.nan
-    )
-    return values.mean(), half
+    if len(values) < 2:
+        return values.mean(), np.nan
+    return values.mean(), scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
 
 
-def summary(done=None):
+def summary(task):
     """Um DataFrame com uma linha por (variante, fonte): média e meio intervalo de acurácia e MCC, sementes e n."""
-    done = [r for r in (load() if done is None else done) if r["split"] == "test"]
+    done = [r for r in load(task) if r["split"] == "test"]
     table = []
     for variant in NAMES:
         runs = [r["metrics"] for r in done if r["variant"] == variant]
-        for source in SOURCES if runs else ():
+        for source in SOURCES[task] if runs else ():
             accuracy, mcc = (interval([m[source][k] for m in runs]) for k in ("accuracy", "mcc"))
             table.append((variant, source, *accuracy, *mcc, len(runs), runs[0][source]["n"]))
     columns = ["variant", "source", "accuracy", "accuracy_half", "mcc", "mcc_half", "seeds", "n"]
     return pd.DataFrame(table, columns=columns)
 
 
-def by_kind(done=None):
+def by_kind():
     """Um DataFrame com a fração de falhas que o ajuste completo acha, por tipo e fonte: média das sementes."""
     task = tasks.load("aceitabilidade")
     known = rows(task, "test").to_pandas()
-    runs = [r for r in (load() if done is None else done) if r["variant"] == "full" and r["split"] == "test"]
-    found = np.mean([[int(p) == 0 for p in r["predictions"]] for r in runs], axis=0)
+    runs = [r for r in load(task.name) if r["variant"] == "full" and r["split"] == "test"]
+    found = np.mean([[answer == "0" for answer in r["predictions"]] for r in runs], axis=0)
     faulty = known.assign(found=found)[known["label"] == 0]
-    return faulty.groupby(["kind", "source"])["found"].mean().unstack()[list(SOURCES)]
+    return faulty.groupby(["kind", "source"])["found"].mean().unstack()[list(SOURCES[task.name])]
 
 
-def markdown(done=None):
-    """A tabela do README: acurácia e MCC por fonte, com o intervalo de 95 % das cinco sementes."""
-    table = summary(done).set_index(["variant", "source"])
+def markdown(task):
+    """A tabela dos resultados: acurácia, com o intervalo de 95 % das cinco sementes, e MCC entre parênteses."""
+    table, sources = summary(task).set_index(["variant", "source"]), SOURCES[task]
 
     def cell(variant, source):
         row = table.loc[variant, source]
         spread = "" if np.isnan(row.accuracy_half) else f" ± {row.accuracy_half:.3f}"
         return f"{row.accuracy:.3f}{spread} ({row.mcc:.2f})".replace(".", ",")
 
-    lines = ["| | " + " | ".join(SOURCES.values()) + " |", "|---|" + "---|" * len(SOURCES)]
+    lines = ["| | " + " | ".join(sources.values()) + " |", "|---|" + "---|" * len(sources)]
     variants = [v for v in NAMES if v in table.index]
-    return "\n".join(lines + [f"| {NAMES[v]} | {' | '.join(cell(v, s) for s in SOURCES)} |" for v in variants])
+    return "\n".join(lines + [f"| {NAMES[v]} | {' | '.join(cell(v, s) for s in sources)} |" for v in variants])
 
 
-def publish():
-    """Redesenha a figura do README e reescreve a tabela entre as marcas dele."""
+def publish(task):
+    """Redesenha a figura dos resultados e, no README do clone, reescreve a tabela entre as marcas da tarefa."""
     from ftcourse import plots
 
-    figure = plots.intervals(summary(), NAMES).figure
-    figure.savefig(RESULTS.with_suffix(".svg"), metadata={"Date": None})
+    plots.intervals(summary(task), NAMES).figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
     readme = DATA.parent / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition("<!-- tabela:aceitabilidade -->\n")
-    after = rest.partition("<!-- fim -->")[2]
-    text = f"{before}<!-- tabela:aceitabilidade -->\n{markdown()}\n<!-- fim -->{after}"
-    readme.write_text(text, encoding="utf-8")
+    before, mark, rest = readme.read_text(encoding="utf-8").partition(f"<!-- tabela:{task} -->\n")
+    if mark:
+        after = rest[rest.index("<!-- fim -->") :]
+        readme.write_text(f"{before}{mark}{markdown(task)}\n{after}", encoding="utf-8")
 
 
 def main():
-    execute(list(sweep()), "taxas")
-    execute(list(final(load())), "teste")
-    publish()
-    print(markdown())
+    for task in STEPS:
+        execute(task, list(sweep(task)), "taxas")
+        execute(task, list(final(task)), "teste")
+        publish(task)
+        print(markdown(task))
 
 
 if __name__ == "__main__":

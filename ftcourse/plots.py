@@ -55,18 +55,22 @@ def bars(labels, values, ax=None, unit="", digits=2):
 
 
 def intervals(table, names, ax=None):
-    """Um ponto por variante e fonte, com o intervalo de 95 %: `table` é o que benchmark.summary devolve."""
+    """Um ponto por variante e fonte, com o intervalo de 95 %; pontilhada, a classe majoritária.
+
+    table: o que benchmark.summary devolve. names: {variante: nome na figura}, na ordem de cima para baixo.
+    """
+    names = {variant: name for variant, name in names.items() if variant in set(table["variant"])}
     ax = axes(figsize=(7.5, 0.5 * len(names) + 1.2)) if ax is None else ax
     sources = list(dict.fromkeys(table["source"]))
     for i, source in enumerate(sources):
-        rows = table[table["source"] == source].set_index("variant").reindex(list(names))
+        rows = table[table["source"] == source].set_index("variant").loc[list(names)]
         heights = np.arange(len(names)) + 0.22 * (i - (len(sources) - 1) / 2)
-        ax.errorbar(
-            rows["accuracy"], heights, xerr=rows["accuracy_half"].fillna(0), fmt="os^"[i], color=COLORS[i], capsize=3,
-            linestyle="none", label=source,
-        )  # fmt: skip
-    ax.axvline(0.5, color="#000000", linewidth=1, linestyle=":")
+        half = rows["accuracy_half"].fillna(0)
+        ax.errorbar(rows["accuracy"], heights, xerr=half, fmt="os^"[i], color=COLORS[i], capsize=3, label=source)
+    chance = table.loc[table["variant"] == "majority", "accuracy"].iloc[0]
+    ax.axvline(chance, color="black", linewidth=1, linestyle=":")
     ax.set(yticks=range(len(names)), yticklabels=names.values(), xlabel="acurácia no teste")
     ax.invert_yaxis()
-    ax.legend(loc="lower right")
+    if len(sources) > 1:
+        ax.legend(loc="lower right")
     return ax

@@ -275,9 +275,8 @@ class Batches:
             self.shuffled = np.concatenate([self.stream[self.bounds[i] : self.bounds[i + 1]] for i in order])
             self.epoch = epoch
         text = self.shuffled[k * self.size : (k + 1) * self.size]
-        rate = (
-            0.30 - 0.15 * step / self.args.passos
-        )  # muitas perguntas no começo, as de BERT no fim (Ankner et al., 2023)
+        # muitas perguntas no começo, tantas quantas as de BERT no fim (Ankner et al., 2023)
+        rate = 0.30 - 0.15 * step / self.args.passos
         generator = torch.Generator().manual_seed(self.args.semente * 1_000_003 + step)
         return mask_tokens(windows(text, LONG_WINDOW if step % 8 == 7 else WINDOW), rate, self.vocab_size, generator)
 
@@ -303,9 +302,15 @@ def train(model, args, batches, held_out, vocab_size, checkpoint):
     """Treina até `args.passos`; a cada `args.intervalo`, mede e guarda o estado. Devolve a curva das medidas."""
     device = model.device.type
     optimizers = make_optimizers(model.train(), args.taxa)
+    settings = {name: getattr(args, name) for name in ("lote", "taxa", "camadas", "largura", "vocabulario", "semente")}
     first, curve, seconds = 0, [], 0.0
     if checkpoint.exists():
         state = load_state(checkpoint, device)
+        if differs := [name for name in settings if settings[name] != state["settings"][name]]:
+            raise SystemExit(
+                f"O treino em {checkpoint.parent} começou com outros valores de {', '.join(differs)}: repita-os para "
+                "retomar, ou apague a pasta para recomeçar."
+            )
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -335,8 +340,9 @@ def train(model, args, batches, held_out, vocab_size, checkpoint):
             )  # fmt: skip
             losses = []
             bar.set_postfix(reservado=f"{measured:.3f}")
-            save_state({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
-                        "step": step + 1, "curve": curve, "seconds": seconds}, checkpoint)  # fmt: skip
+            state = {"settings": settings, "step": step + 1, "curve": curve, "seconds": seconds,
+                     "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}  # fmt: skip
+            save_state(state, checkpoint)
     return curve
 
 
@@ -360,11 +366,8 @@ def prepare(args, workdir):
         tokenizer.save_pretrained(workdir / "tokenizador")
         stream, bounds = encode(tokenizer, training)
         arrays = {f"held_out_{name}": encode(tokenizer, texts)[0] for name, texts in held_out.items() if texts}
-        report = {
-            "sources": report,
-            "tokens": len(stream),
-            "held_out": [digest(p) for t in held_out.values() for p in t],
-        }
+        reserved = [digest(p) for paragraphs in held_out.values() for p in paragraphs]
+        report = {"sources": report, "tokens": len(stream), "held_out": reserved}
         with atomic_write(workdir / "corpus.json") as file:
             file.write(json.dumps(report, ensure_ascii=False, indent=1).encode())
         with atomic_write(workdir / "corpus.npz") as file:
