@@ -1,6 +1,6 @@
 """Pré-treina os modelos embutidos do curso a partir de uma pasta de textos.
 
-    python data/modelos/pretreina.py CORPUS data/modelos/mini-bert-pt --passos 13000
+    python data/modelos/pretreina.py CORPUS data/modelos/mini-bert-pt --passos 12000
 
 CORPUS tem arquivos .txt ou .txt.xz, um parágrafo por linha. O que o script faz, na ordem:
 
@@ -434,6 +434,7 @@ def fill_card(template, record, table):
         sources="\n".join(source_rows),
         contaminated=thousands(sum(s["contaminated"] for s in corpus["sources"].values())),
         corpus_tokens=comma(corpus["tokens"] / 1e6, 1),
+        epochs=comma(curve[-1]["tokens"] / corpus["tokens"], 1),
         seen_tokens=f"{curve[-1]['tokens'] / 1e6:.0f}",
         steps=thousands(curve[-1]["step"]),
         minutes=f"{curve[-1]['seconds'] / 60:.0f}",
@@ -459,7 +460,7 @@ def parse_arguments():
         "--fora", type=Path, nargs="*", default=[DATA / "tarefas"], help="frases que o corpus não pode conter"
     )
     p.add_argument("--avaliar", nargs="*", help="fontes cujos parágrafos reservados são medidos (padrão: todas)")
-    p.add_argument("--passos", type=int, default=13_000)
+    p.add_argument("--passos", type=int, default=12_000)
     p.add_argument("--lote", type=int, default=96, help="janelas de 64 fichas por passo")
     p.add_argument("--taxa", type=float, default=2e-3, help="taxa de aprendizado no pico")
     p.add_argument("--camadas", type=int, default=4)
