@@ -7,26 +7,27 @@ ftcourse verifica 00.1 R   confere a resposta R de um exercício
 
 import argparse
 import ast
-import shutil
 import sys
 from pathlib import Path
 
-from ftcourse.files import PACKAGE
+from ftcourse.files import PACKAGE, atomic_write
 
 
 def student(folder):
     """Copia os cadernos do clone que ainda não estão em `folder`. Levanta FileNotFoundError fora de um clone."""
-    notebooks = sorted((PACKAGE.parent / "notebooks").glob("*.ipynb"))
+    source = PACKAGE.parent / "notebooks"
+    notebooks = sorted(source.glob("*.ipynb"))
     if not notebooks:
         raise FileNotFoundError(
-            f"Não há cadernos em {PACKAGE.parent / 'notebooks'}. Eles vêm com o repositório, não com o pacote: "
-            "clone o repositório e rode make aula nele."
+            f"Não há cadernos em {source}. Eles vêm com o repositório, não com o pacote: clone o repositório e rode "
+            "make aula nele."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     new = [notebook for notebook in notebooks if not (folder / notebook.name).exists()]
     for notebook in new:
-        shutil.copy(notebook, folder / notebook.name)
-    print(f"{folder}: {len(new)} cadernos copiados, {len(notebooks) - len(new)} já estavam lá e ficaram como estão.")
+        with atomic_write(folder / notebook.name) as file:  # um caderno pela metade nunca mais seria copiado
+            file.write(notebook.read_bytes())
+    kept = len(notebooks) - len(new)
+    print(f"Cadernos copiados para {folder}: {len(new)}. Já estavam lá e ficaram como estão: {kept}.")
 
 
 def answer(text):

@@ -64,7 +64,7 @@ def check(folder):
 
     Levanta FileNotFoundError se falta algum e OSError se algum foi truncado ou alterado.
     """
-    restore = f"Recupere a pasta com git checkout -- data/{folder.relative_to(DATA).as_posix()} ou reinstale o ftcourse"
+    restore = f"Recupere a pasta com git checkout -- data/modelos/{folder.name} ou reinstale o ftcourse"
     sums = folder / "sha256sums.txt"
     if not sums.exists():
         raise FileNotFoundError(f"Não encontrei {sums}, a lista dos arquivos do modelo. {restore}.")
