@@ -29,7 +29,7 @@ def exercise_1(score):
             "a nota é a mesma se o modelo não fazia ideia ou tinha certeza: espanto alto pode ser só palavra rara.",
             "desconte do espanto a incerteza que havia naquela posição, antes de juntar as fichas.",
         )
-    if of([2.0] * 19 + [9.0], [3.0] * 20) > fault + 0.5:
+    if of([2.0] * 19 + [9.0], [3.0] * 20) > fault + 0.1:
         raise Wrong(
             "a mesma falha pesou menos na frase mais longa: a média a dilui.",
             "uma frase está errada se tem um lugar errado. Que conta olha só o pior lugar?",
