@@ -66,7 +66,7 @@ def report():
         lines += ["{:<13}{}".format(name, value) for name, value in describe().items() if value]
     except PackageNotFoundError as error:
         problems += ["falta instalar {}: rode make aula de novo.".format(error.name)]
-    for folder in sorted(DATA.glob("modelos/*/")):
+    for folder in sorted(DATA.glob("modelos/*-pt")):  # ao lado pode haver um treino em andamento, mini-bert-pt.treino
         try:
             check(folder)
             lines += ["{:<13}{}".format("modelo", folder.name + ", conferido")]

@@ -1,0 +1,144 @@
+"""A bancada: o que já foi medido não se mede de novo, e o que está publicado se refaz a partir das previsões."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from ftcourse import benchmark, tasks
+from ftcourse.files import DATA
+
+README = DATA.parent / "README.md"
+TASK = "aceitabilidade"
+HAVE_RESULTS = [task for task in benchmark.STEPS if benchmark.path(task).exists()]
+each_task = pytest.mark.parametrize("name", sorted({TASK, *HAVE_RESULTS}))
+
+
+def row(variant="full", lr=5e-4, seed=0, split="test", accuracy=0.8):
+    metrics = {source: {"accuracy": accuracy, "mcc": 0.5, "f1": 0.7, "n": 10} for source in benchmark.SOURCES[TASK]}
+    return {"task": TASK, "variant": variant, "split": split, "lr": lr, "steps": 9, "seed": seed, "metrics": metrics}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Uma pasta de resultados de brinquedo: chamada com linhas, grava-as e devolve o arquivo."""
+    monkeypatch.setattr(benchmark, "path", lambda task: tmp_path / f"{task}.jsonl")
+
+    def write(*rows, torn=""):
+        text = "".join(json.dumps(r) + "\n" for r in rows) + torn
+        benchmark.path(TASK).write_text(text, "utf-8")
+        return benchmark.path(TASK)
+
+    return write
+
+
+# ---------------------------------------------------------------- as peças
+
+
+def test_a_torn_last_line_is_ignored(results):
+    assert benchmark.load(TASK) == []
+    whole = json.dumps(row(seed=2))
+    for torn in ("", whole[: len(whole) // 2], whole):  # sem a quebra de linha, não se sabe se acabou
+        results(row(), row(seed=1), torn=torn)
+        assert benchmark.load(TASK) == [row(), row(seed=1)]
+
+
+def test_the_interval_is_that_of_scipy():
+    values = [0.71, 0.74, 0.69, 0.75, 0.73]
+    mean, half = benchmark.interval(values)
+    low, high = scipy.stats.t.interval(0.95, df=4, loc=np.mean(values), scale=scipy.stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert half == pytest.approx(2.7764 * np.std(values, ddof=1) / 5**0.5, rel=1e-4)
+    assert np.isnan(benchmark.interval([0.7])[1])
+
+
+def test_what_is_done_is_not_run_again(results, monkeypatch):
+    path, ran, fails = results(row(), torn='{"variant": "fu'), [], {"seed": 2}
+    jobs = [{k: v for k, v in row(seed=seed).items() if k != "metrics"} for seed in range(3)]
+
+    def run(job):
+        ran.append(job["seed"])
+        if job["seed"] == fails["seed"]:
+            while '"seed": 1' not in path.read_text("utf-8"):
+                time.sleep(0.01)
+            raise RuntimeError("faltou luz")
+        return row(seed=job["seed"])
+
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setattr(benchmark, "run", run)
+    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    with pytest.raises(RuntimeError, match="faltou luz"):
+        benchmark.execute(TASK, jobs, "teste")
+    fails["seed"] = None
+    benchmark.execute(TASK, jobs, "teste")
+    benchmark.execute(TASK, jobs, "teste")
+    assert ran == [1, 2, 2]
+    assert [r["seed"] for r in benchmark.load(TASK)] == [0, 1, 2]
+
+
+def test_the_best_rate_is_that_of_the_validation():
+    tried = [row(lr=lr, split="validation", accuracy=a) for lr, a in ((1e-4, 0.7), (5e-4, 0.9), (1e-3, 0.8))]
+    tried += [row(lr=2e-3, accuracy=1.0), row("frozen", lr=1e-2, split="validation", accuracy=0.95)]
+    assert benchmark.best_rate("full", tried) == 5e-4
+
+
+def test_the_table_has_the_mean_and_the_interval(results):
+    results(row(accuracy=0.7), row(seed=1, accuracy=0.8), row("tfidf", None, None, accuracy=0.56))
+    half = benchmark.interval([0.7, 0.8])[1]
+    lines = benchmark.markdown(TASK).splitlines()
+    cell = f"0,750 ± {half:.3f} (0.50)".replace(".", ",")
+    assert lines[-1] == "| ajuste completo do mini-BERT-pt | " + " | ".join([cell] * 3) + " |"
+    assert lines[-2] == "| TF-IDF e regressão logística | " + " | ".join(["0,560 (0,50)"] * 3) + " |"
+    assert len(lines) == 4
+
+
+# ---------------------------------------------------------------- o que está publicado
+
+
+@each_task
+def test_every_variant_ran_with_five_seeds_and_its_best_rate(name):
+    done = benchmark.load(name)
+    planned = [*benchmark.sweep(name), *benchmark.final(name)]
+    assert sorted(str(benchmark.key(r)) for r in done) == sorted(str(benchmark.key(job)) for job in planned)
+    for variant in benchmark.RATES:
+        assert sorted(r["seed"] for r in done if (r["variant"], r["split"]) == (variant, "test")) == [0, 1, 2, 3, 4]
+    assert all(r["environment"][fact] for r in done for fact in ("commit", "torch", "transformers", "processor"))
+
+
+@each_task
+def test_the_metrics_are_those_of_the_predictions_on_todays_data(name):
+    task = tasks.load(name)
+    for r in benchmark.load(name):
+        known = benchmark.rows(task, r["split"])
+        assert r["data"] == benchmark.fingerprint(known), f"{benchmark.key(r)} mediu outros dados: rode make bancada"
+        answers, labels = np.array([*map(int, r["predictions"])]), np.array(known["label"])
+        sources = benchmark.sources_of(task, known)
+        assert r["metrics"].keys() == set(sources)
+        for source, stored in r["metrics"].items():
+            chosen = sources == source
+            assert stored == pytest.approx(task.metrics(answers[chosen], labels[chosen]), abs=6e-5), benchmark.key(r)
+
+
+@each_task
+def test_the_table_of_the_readme_is_the_measured_one(name):
+    _, found, rest = README.read_text("utf-8").partition(f"<!-- tabela:{name} -->")
+    table, end, _ = rest.partition("<!-- fim -->")
+    assert found and end, f"o README.md não tem as marcas <!-- tabela:{name} --> e <!-- fim -->"
+    assert table.strip() == benchmark.markdown(name)
+
+
+@pytest.mark.parametrize("source", ["ajuda", "noticias"])
+@pytest.mark.parametrize("baseline", ["random", "frozen"])
+def test_full_fine_tuning_passes_its_gate(source, baseline):
+    mean = benchmark.summary(TASK).set_index(["variant", "source"])["accuracy"]
+    assert mean["full", source] >= mean[baseline, source] + 0.15
+
+
+def test_without_pretraining_the_counterexample_does_not_need_fine_tuning():
+    """O componente da BNCC: um saco de palavras fica a menos de 5 pontos do ajuste completo, ou acima dele."""
+    if "bncc_componente" in HAVE_RESULTS:
+        mean = benchmark.summary("bncc_componente").set_index("variant")["accuracy"]
+        assert mean["tfidf"] >= mean["full"] - 0.05

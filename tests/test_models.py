@@ -1,0 +1,194 @@
+"""Os modelos: o que `load` entrega, o que recusa, e se a pasta publicada é o que a ficha diz."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import safetensors.torch
+import torch
+from toys import MODEL, SCRIPT, load_script
+
+from ftcourse import environment, files, models
+
+TASK = SimpleNamespace(labels=("não", "talvez", "sim"))
+PUBLISHED = [folder for folder in sorted(MODEL.parent.glob("*/")) if folder.suffix != ".treino"]
+
+
+def equal(one, other):
+    return {name for name in one if torch.equal(one[name], other[name])}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """O que está no arquivo, em float32."""
+    return {name: tensor.float() for name, tensor in safetensors.torch.load_file(MODEL / "model.safetensors").items()}
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """Uma cópia da pasta do modelo, no lugar da verdadeira."""
+    monkeypatch.setattr(files, "DATA", tmp_path)
+    monkeypatch.setattr(models, "DATA", tmp_path)
+    return shutil.copytree(MODEL, tmp_path / "modelos" / MODEL.name)
+
+
+# ---------------------------------------------------------------- o que vem
+
+
+def test_the_pretrained_model_is_the_file_in_float32(weights):
+    model, tokenizer = models.load("bert")
+    assert type(model).__name__ == "BertForMaskedLM" and not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert equal(weights, model.state_dict()) == weights.keys()
+    assert tokenizer.mask_token == "[MASK]" and len(tokenizer) == model.config.vocab_size
+
+
+def test_a_task_brings_its_head_and_only_the_head_is_drawn(weights):
+    model, _ = models.load("bert", TASK)
+    assert model.config.id2label == {0: "não", 1: "talvez", 2: "sim"} and model.classifier.out_features == 3
+    assert {p.dtype for p in model.parameters()} == {torch.float32} and not model.training
+    state = model.state_dict()
+    drawn = state.keys() - equal({n: w for n, w in weights.items() if n in state}, state)
+    assert drawn == {n for n in state if n.startswith(("classifier.", "bert.pooler."))}
+
+
+def test_the_seed_draws_the_head_and_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    first, again, other = (models.load("bert", TASK, seed=seed)[0].state_dict() for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert equal(first, again) == first.keys()
+    assert first.keys() - equal(first, other) == {"classifier.weight", "bert.pooler.dense.weight"}  # os vieses são zero
+
+
+def test_without_pretraining_every_matrix_is_drawn(weights):
+    first, again, other = (models.load("bert", TASK, pretrained=False, seed=s)[0].state_dict() for s in (0, 0, 1))
+    assert equal(first, again) == first.keys()
+    matrices = {name for name, w in first.items() if w.ndim == 2}
+    assert matrices and not matrices & equal(first, other)
+    assert not equal({n: w for n, w in weights.items() if n in matrices}, first)
+    assert all(first[name].dtype == torch.float32 for name in matrices)
+
+
+# ---------------------------------------------------------------- o que é recusado
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"family": "brt"}, r"a família 'brt'.*'bert'.*quis dizer 'bert'"),
+        ({"family": "gpt"}, r"a família 'gpt'.*'bert'"),
+        ({"family": "bert", "profile": "nuvem"}, r"o perfil 'nuvem'.*'embutido'"),
+    ],
+)
+def test_unknown_names_are_told_with_those_that_exist(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        models.load(**arguments)
+
+
+def test_an_unknown_profile_in_the_environment(monkeypatch):
+    monkeypatch.setenv("FTCOURSE_PERFIL", "nuvem")
+    with pytest.raises(ValueError, match=r"o perfil 'nuvem'.*'embutido'"):
+        models.load("bert")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("task", [None, TASK], ids=["sem tarefa", "com tarefa"])
+@pytest.mark.parametrize(
+    "damage, name, error",
+    [
+        (lambda path: path.unlink(), "model.safetensors", FileNotFoundError),
+        (truncate, "model.safetensors", OSError),
+        (flip, "model.safetensors", OSError),
+        (flip, "tokenizer.json", OSError),
+        (lambda path: path.unlink(), "config.json", FileNotFoundError),
+        (lambda path: path.unlink(), "sha256sums.txt", FileNotFoundError),
+        (truncate, "sha256sums.txt", OSError),
+        (lambda path: path.write_text(""), "sha256sums.txt", OSError),
+    ],
+    ids=["sem pesos", "pesos cortados", "um bit trocado", "vocabulário alterado", "sem configuração", "sem resumos",
+         "resumos cortados", "resumos vazios"],
+)  # fmt: skip
+def test_a_damaged_folder_is_told_with_the_way_out(copy, damage, name, error, task):
+    damage(copy / name)
+    with pytest.raises(error, match=rf"(?s){name}.*git checkout -- data/modelos/mini-bert-pt"):
+        models.load("bert", task)
+
+
+def test_weights_of_another_model_are_refused(copy):
+    weights = safetensors.torch.load_file(copy / "model.safetensors")
+    del weights["bert.encoder.layer.0.output.dense.weight"]
+    safetensors.torch.save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    sums = copy / "sha256sums.txt"
+    digest = files.sha256(copy / "model.safetensors")
+    sums.write_text(re.sub(r"\w+(?=  model\.safetensors)", digest, sums.read_text()))
+    with pytest.raises(OSError, match=r"não têm bert\.encoder\.layer\.0\.output\.dense\.weight"):
+        models.load("bert", TASK)
+
+
+def test_the_report_checks_the_models_and_skips_one_still_in_training(copy):
+    copy.with_name("mini-bert-pt.treino").mkdir()
+    assert "mini-bert-pt, conferido" in environment.report() and "treino" not in environment.report()
+    flip(copy / "model.safetensors")
+    assert re.search(r"VEREDITO: .*model\.safetensors", environment.report())
+
+
+# ---------------------------------------------------------------- o que está publicado
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
+def test_every_published_file_has_its_digest(folder):
+    listed = [line.split("  ")[1] for line in (folder / "sha256sums.txt").read_text("utf-8").splitlines()]
+    assert sorted([*listed, "sha256sums.txt"]) == sorted(path.name for path in folder.iterdir())
+    files.check(folder)
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
+def test_the_weights_are_small_and_in_bfloat16(folder):
+    assert (folder / "model.safetensors").stat().st_size <= 14e6
+    stored = safetensors.torch.load_file(folder / "model.safetensors").values()
+    assert {tensor.dtype for tensor in stored} == {torch.bfloat16}
+    assert all(tensor.isfinite().all() for tensor in stored)
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
+def test_the_card_says_what_the_record_says(folder):
+    """A ficha publicada é a escrita à mão com os números de treino.json; só os vinte exemplos vêm do modelo."""
+    record, card = json.loads((folder / "treino.json").read_text("utf-8")), (folder / "README.md").read_text("utf-8")
+    assert f"Perda de {record['held_out']:.2f}".replace(".", ",") + " nats" in card
+    template = folder.with_name(folder.name + ".ficha.md").read_text("utf-8")
+    table = [line for line in card.splitlines() if re.match(r"\| .*\[MASK\].* \| .*\d,\d\d.* \|$", line)]
+    assert len(table) == 20
+    assert card == load_script(SCRIPT).fill_card(template, record, table)
+
+
+def test_the_embedded_bert_passes_its_gate():
+    record = json.loads((MODEL / "treino.json").read_text("utf-8"))
+    assert record["held_out"] <= 3.25
+
+
+# ---------------------------------------------------------------- o pacote
+
+
+def test_importing_the_package_is_immediate():
+    code = """if True:
+        import sys, time
+        started = time.perf_counter()
+        import ftcourse
+        print(time.perf_counter() - started, *{"torch", "transformers", "datasets", "numpy"} & sys.modules.keys())
+    """
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=True)
+    seconds, *loaded = child.stdout.split()
+    assert float(seconds) < 0.3 and not loaded

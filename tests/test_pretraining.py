@@ -1,0 +1,269 @@
+"""O pré-treino: as peças contra contas feitas de outro modo e, pela linha de comando, um brinquedo morto que retoma."""
+
+import argparse
+import json
+import lzma
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import MODEL, SCRIPT, finish, kill, load_script, run_script, toy_corpus
+
+from ftcourse import files
+
+pretreina = load_script(SCRIPT)
+fast = settings(deadline=None, max_examples=100)
+
+# ---------------------------------------------------------------- o corpus
+
+word = st.text("abcdefghijlmnopqrstuvxzáâãçéêíóôõú", min_size=1, max_size=8)
+others = st.lists(st.text("kwy", min_size=1, max_size=4), max_size=6)  # letras que `word` não tem
+mark = st.sampled_from([" ", ", ", " — ", "; ", "... ", '" ', " (", ") ", "! ", "\t"])
+case = st.sampled_from([str.lower, str.upper, str.title])
+
+
+@fast
+@given(st.lists(word, min_size=5, max_size=12), others, others, st.data())
+def test_a_sentence_is_found_whatever_its_case_and_punctuation(sentence, before, after, data):
+    disguised = "".join(data.draw(case)(w) + data.draw(mark) for w in [*before, *sentence, *after])
+    assert disguised in pretreina.Contamination([" ".join(sentence) + "."])
+
+
+@fast
+@given(st.lists(word, min_size=5, max_size=12), others, others, st.data())
+def test_one_changed_word_is_another_sentence(sentence, before, after, data):
+    changed = list(sentence)
+    changed[data.draw(st.integers(0, len(sentence) - 1))] = "kw"
+    assert " ".join([*before, *changed, *after]) not in pretreina.Contamination([" ".join(sentence)])
+
+
+def test_sentences_of_four_words_do_not_count():
+    assert "clique no botão ok" not in pretreina.Contamination(["Clique no botão OK."])
+
+
+def test_task_sentences_come_from_every_file(tmp_path):
+    (tmp_path / "tarefa" / "fonte").mkdir(parents=True)
+    row = {"text": "a frase com falha", "original": "a frase certa", "label": 0}
+    (tmp_path / "tarefa" / "fonte" / "train.jsonl").write_text(json.dumps(row) + "\n" + '{"text": "só ela"}\n', "utf-8")
+    (tmp_path / "outras.txt").write_text("linha um\n\nlinha dois\n", "utf-8")
+    found = pretreina.task_sentences([tmp_path / "tarefa", tmp_path / "outras.txt"])
+    assert list(found) == ["a frase com falha", "a frase certa", "só ela", "linha um", "linha dois"]
+
+
+def test_the_held_out_part_never_changes():
+    """O resumo de um parágrafo decide: se a conta mudar, o treino passa a ver o que a ficha diz que não viu."""
+    paragraphs = toy_corpus(2000)
+    held_out = [p for p in paragraphs if pretreina.is_held_out(p)]
+    assert pretreina.digest("Era uma vez.") == "4b85f950e5239bbd"
+    assert all(int(pretreina.digest(p), 16) % 50 == 0 for p in held_out) and 20 <= len(held_out) <= 60
+    assert not any(pretreina.is_held_out(" ".join(p.split()[:29])) for p in paragraphs)
+
+
+def test_every_text_of_the_folder_is_read(tmp_path):
+    (tmp_path / "livro.1.txt").write_text("um\n\num\ndois\n", "utf-8")
+    (tmp_path / "livro.2.txt").write_text("três\n", "utf-8")
+    with lzma.open(tmp_path / "ajuda.txt.xz", "wt", encoding="utf-8") as file:
+        file.write("ção\n")
+    (tmp_path / "nota.md").write_text("isto não\n", "utf-8")
+    read = pretreina.read_corpus(tmp_path)
+    assert sorted(read.values()) == [["três"], ["um", "dois"], ["ção"]] and "ajuda" in read
+
+
+# ---------------------------------------------------------------- os lotes
+
+
+@fast
+@given(st.integers(0, 500), st.sampled_from([8, 64, 128]))
+def test_windows_keep_the_text_in_order(n, width):
+    stream = np.arange(5, 5 + n, dtype=np.uint16)
+    cut = pretreina.windows(stream, width)
+    assert cut.shape == (n // (width - 2), width)
+    assert (cut[:, 0] == pretreina.CLS).all() and (cut[:, -1] == pretreina.SEP).all()
+    assert cut[:, 1:-1].flatten().tolist() == stream[: cut.shape[0] * (width - 2)].tolist()
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.30])
+def test_masks_follow_the_recipe(rate):
+    ids = torch.randint(0, 1000, (400, 64), generator=torch.Generator().manual_seed(1))
+    masked, labels = pretreina.mask_tokens(ids, rate, 1000, torch.Generator().manual_seed(0))
+    asked, special = labels != pretreina.IGNORED, ids < len(pretreina.SPECIALS)
+    assert special.any() and not (asked & special).any()
+    assert torch.equal(labels[asked], ids[asked]) and torch.equal(masked[~asked], ids[~asked])
+    assert (asked.sum() / (~special).sum()).item() == pytest.approx(rate, abs=0.01)
+    hidden, kept = (masked == pretreina.MASK)[asked], (masked == ids)[asked]
+    assert hidden.float().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert kept.float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert (masked[asked][~hidden] >= len(pretreina.SPECIALS)).all()
+    assert torch.equal(masked, pretreina.mask_tokens(ids, rate, 1000, torch.Generator().manual_seed(0))[0])
+
+
+def arguments(**changes):
+    return argparse.Namespace(**({"lote": 4, "semente": 0, "passos": 100, "largura": 64, "camadas": 1} | changes))
+
+
+def test_a_batch_depends_only_on_the_seed_and_the_step():
+    rng = np.random.default_rng(0)
+    bounds = np.cumsum([0, *rng.integers(20, 60, 60)])
+    stream = rng.integers(5, 300, bounds[-1]).astype(np.uint16)
+    batches = pretreina.Batches(stream, bounds, arguments(), 300)
+    per_epoch = len(stream) // (4 * 62)
+    in_order = [batches[step] for step in range(2 * per_epoch)]
+    for step in (per_epoch + 1, 3, 0):
+        alone = pretreina.Batches(stream, bounds, arguments(), 300)[step]
+        assert all(torch.equal(a, b) for a, b in zip(alone, in_order[step]))
+    assert in_order[6][0].shape == (4, 64) and in_order[7][0].shape == (4 * 62 // 126, 128)
+    assert not torch.equal(in_order[0][0], in_order[per_epoch][0])
+    assert not torch.equal(in_order[0][0], pretreina.Batches(stream, bounds, arguments(semente=1), 300)[0][0])
+
+
+def test_a_corpus_smaller_than_a_batch_is_refused():
+    with pytest.raises(SystemExit, match=r"O corpus tem 100 fichas e um lote pede 248: junte mais texto ou use --lote"):
+        pretreina.Batches(np.zeros(100, np.uint16), [0, 100], arguments(), 300)
+
+
+def test_the_rate_rises_stays_and_falls():
+    rate = [pretreina.learning_rate(step, 1000, peak=2.0) for step in range(1000)]
+    assert np.diff(rate[:200]) == pytest.approx(2 / 200) and rate[199:601] == [2.0] * 402
+    assert np.diff(rate[600:]) == pytest.approx(-2 / 400) and rate[-1] > 0
+    assert [pretreina.learning_rate(step, 2000, peak=2.0) for step in range(600)] == rate[:600]
+
+
+def test_ppmi_equals_the_dense_sum():
+    """Doze palavras, contadas par a par e decompostas por inteiro."""
+    stream = np.random.default_rng(0).choice(12, 300, p=np.arange(1, 13) / 78).astype(np.uint16)
+    vectors, frequencies = pretreina.ppmi_embeddings(stream, 12, width=4, std=0.05)
+
+    counts = np.zeros((12, 12))
+    for i, one in enumerate(stream):
+        for j in range(i + 1, min(i + 6, len(stream))):
+            counts[one, stream[j]] += 1 / (j - i)
+            counts[stream[j], one] += 1 / (j - i)
+    word = counts.sum(1)
+    context = word**0.75 / (word**0.75).sum()
+    with np.errstate(divide="ignore"):
+        ppmi = np.log(counts / (word[:, None] * context)).clip(min=0)
+    u, s, _ = np.linalg.svd(ppmi)
+    gram, got = (v @ v.T for v in (u[:, :4] * np.sqrt(s[:4]), vectors.numpy()))  # não depende do sinal das colunas
+    np.testing.assert_allclose(got / np.linalg.norm(got), gram / np.linalg.norm(gram), atol=1e-5)
+    assert vectors.std(correction=0).item() == pytest.approx(0.05, rel=1e-4)
+    expected = (np.bincount(stream, minlength=12) + 1) / (300 + 12)
+    np.testing.assert_allclose(frequencies, expected, rtol=1e-6)
+
+
+def test_the_loss_is_asked_only_where_there_is_a_question():
+    """A perda com a saída calculada só nas perguntas é a de transformers."""
+    model = pretreina.new_model(arguments(), 300)
+    ids = torch.randint(5, 300, (4, 64), generator=torch.Generator().manual_seed(0))
+    masked, labels = pretreina.mask_tokens(ids, 0.3, 300, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pretreina.masked_loss(model, masked, labels), model(masked, labels=labels).loss)
+
+
+# ---------------------------------------------------------------- de ponta a ponta
+
+LEAKED = "Esta frase é de uma tarefa e não pode estar no treino"
+OPTIONS = "--passos 12 --lote 4 --camadas 1 --largura 64 --vocabulario 300 --intervalo 3".split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Uma fonte em texto, com uma frase de tarefa num parágrafo, e uma em xz."""
+    folder = tmp_path_factory.mktemp("corpus")
+    paragraphs = toy_corpus(500)
+    (folder / "livros.txt").write_text("\n".join([*paragraphs[:300], f"E eis que {LEAKED.upper()}!"]), "utf-8")
+    with lzma.open(folder / "ajuda.txt.xz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(paragraphs[300:]))
+    (folder / "fora.jsonl").write_text(json.dumps({"text": LEAKED}), "utf-8")
+    return folder
+
+
+def command(corpus, destination):
+    return [str(corpus), str(destination), *OPTIONS, "--fora", str(corpus / "fora.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """O modelo de um pré-treino que ninguém interrompeu."""
+    destination = tmp_path_factory.mktemp("inteiro") / "mini"
+    shutil.copy(MODEL.with_name("mini-bert-pt.ficha.md"), destination.with_name("mini.ficha.md"))
+    child = subprocess.run(
+        [sys.executable, SCRIPT, *command(corpus, destination)], capture_output=True, encoding="utf-8", timeout=120
+    )
+    assert child.returncode == 0, child.stderr
+    assert "nats por ficha" in child.stdout
+    return destination
+
+
+def test_the_published_folder_is_whole(whole, monkeypatch):
+    monkeypatch.setattr(files, "DATA", whole.parent)
+    files.check(whole)
+    listed = [line.split("  ")[1] for line in (whole / "sha256sums.txt").read_text("utf-8").splitlines()]
+    assert sorted([*listed, "sha256sums.txt"]) == sorted(path.name for path in whole.iterdir())
+    model, info = transformers.AutoModelForMaskedLM.from_pretrained(whole, output_loading_info=True)
+    assert model.dtype == torch.bfloat16 and not info["missing_keys"] and not info["unexpected_keys"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
+    assert len(tokenizer) == model.config.vocab_size == 300
+    assert tokenizer.convert_tokens_to_ids(pretreina.SPECIALS) == list(range(5))
+
+
+def test_the_record_and_the_card_tell_the_training(whole):
+    record = json.loads((whole / "treino.json").read_text("utf-8"))
+    assert [point["step"] for point in record["curve"]] == [3, 6, 9, 12]
+    assert record["curve"][-1]["held_out"] < record["curve"][0]["held_out"]
+    assert record["held_out"] == pytest.approx(record["curve"][-1]["held_out"], abs=0.02)  # arredondar custa pouco
+    sources = record["corpus"]["sources"]
+    assert {name: s["contaminated"] for name, s in sources.items()} == {"ajuda": 0, "livros": 1}
+    assert sum(s["paragraphs"] + s["held_out"] for s in sources.values()) == 500
+    assert sum(s["held_out"] for s in sources.values()) == len(record["corpus"]["held_out"]) > 3
+    assert record["environment"]["torch"] and record["by_source"].keys() == sources.keys()
+    card = (whole / "README.md").read_text("utf-8")
+    assert f"Perda de {record['held_out']:.2f} nats".replace(".", ",") in card and "$" not in card
+
+
+def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, whole, tmp_path):
+    destination, rng, saved = tmp_path / "mini", random.Random(), None
+    shutil.copy(whole.with_name("mini.ficha.md"), destination.with_name("mini.ficha.md"))
+    work = destination.with_name("mini.treino")
+    checkpoint = work / "checkpoint.pt"
+
+    def progress():
+        return checkpoint.exists() and checkpoint.stat().st_mtime_ns != saved
+
+    steps = command(corpus, destination)
+    assert kill(run_script, *steps, when=(work / "tokenizador").exists)  # limpando e codificando o corpus
+    assert kill(run_script, *steps, when=(work / "corpus.npz").exists, delay=rng.uniform(0, 0.05))
+    assert kill(run_script, *steps, when=progress, delay=rng.uniform(0, 0.02))
+    saved = checkpoint.stat().st_mtime_ns
+    kill(run_script, *steps, when=progress, delay=rng.uniform(0, 0.05))
+    kill(run_script, *steps, when=(work / "pronto").exists, delay=rng.uniform(0, 0.05))  # publicando
+    assert finish(run_script, *steps) == 0
+    for name in ("model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"):
+        assert (destination / name).read_bytes() == (whole / name).read_bytes(), name
+    one, other = (json.loads((folder / "treino.json").read_text("utf-8")) for folder in (destination, whole))
+    for record in (one, other):
+        record["curve"] = [{k: v for k, v in point.items() if k != "seconds"} for point in record["curve"]]
+    assert one["curve"] == other["curve"] and one["held_out"] == other["held_out"]
+
+
+def test_an_empty_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path), str(tmp_path / "mini")])
+    with pytest.raises(SystemExit, match=r"não há nenhum .txt nem .txt.xz: aponte uma pasta com textos"):
+        pretreina.main()
+    assert not (tmp_path / "mini").exists()
+
+
+def test_a_source_with_almost_nothing_held_out_does_not_stop_the_end(corpus, tmp_path, monkeypatch):
+    """Um parágrafo reservado, menor que uma janela: não há o que medir nele, e o modelo sai do mesmo jeito."""
+    short = next(p for n in range(1000) if pretreina.is_held_out(p := "e " * 30 + str(n)))
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (tmp_path / "corpus" / "bilhete.txt").write_text(short, "utf-8")
+    destination = tmp_path / "mini"
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *command(tmp_path / "corpus", destination), "--passos", "1"])
+    pretreina.main()
+    assert json.loads((destination / "treino.json").read_text("utf-8"))["by_source"].keys() == {"ajuda", "livros"}

@@ -1,0 +1,336 @@
+"""O laço: determinista, igual a AdamW feito à mão, exato ao retomar depois de qualquer morte, e claro ao recusar."""
+
+import errno
+import os
+import pickle
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import finish, kill, tokenizer, toy_model, toy_task, train_toy
+from transformers import DataCollatorWithPadding
+
+from ftcourse import files, training
+
+TASK = toy_task()
+fast = settings(deadline=None, max_examples=100)
+
+
+def run(model, steps=6, **options):
+    return training.train(model, tokenizer(), TASK, **({"lr": 2e-3, "batch_size": 8} | options), steps=steps)
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one, other):
+    """Os nomes cujos tensores são iguais, bit a bit."""
+    return {name for name in one if torch.equal(one[name], other[name])}
+
+
+# ---------------------------------------------------------------- o que o laço faz
+
+
+def test_a_seed_gives_the_same_numbers_and_another_gives_others():
+    (a, first), (b, again), (c, other) = ((m := toy_model(), run(m, seed=seed)) for seed in (0, 0, 1))
+    assert first == again and same(a.state_dict(), b.state_dict()) == a.state_dict().keys()
+    assert first.loss != other.loss and same(a.state_dict(), c.state_dict()) < a.state_dict().keys()
+    assert not a.training
+
+
+def test_it_learns():
+    model = toy_model()
+    history = run(model, steps=80, lr=5e-3, eval_every=40)
+    assert np.mean(history.loss[:10]) > 0.5 and np.mean(history.loss[-10:]) < 0.1
+    assert [e["step"] for e in history.evaluations] == [40, 80] and history.evaluations[-1]["accuracy"] > 0.9
+    assert len(history.loss) == 80
+
+
+def test_measuring_does_not_change_the_training():
+    assert run(toy_model(), eval_every=2).loss == run(toy_model()).loss
+
+
+def test_only_what_requires_a_gradient_is_trained():
+    model = toy_model()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("classifier"))
+    before = snapshot(model)
+    run(model)
+    assert before.keys() - same(before, model.state_dict()) == {"classifier.weight", "classifier.bias"}
+
+
+def test_steps_equal_adamw_by_hand():
+    """Quatro passos, em float64: aquecimento, corte do gradiente, decaimento e a virada de uma época."""
+    task, lr, decay, clip = toy_task(12), 1e-2, 0.1, 0.05
+    model, hand = (toy_model(hidden_dropout_prob=0, attention_probs_dropout_prob=0).double() for _ in range(2))
+    history = training.train(
+        model, tokenizer(), task, lr=lr, steps=4, batch_size=4, warmup=0.5, weight_decay=decay, max_grad_norm=clip
+    )
+
+    examples, collate = task.encode(tokenizer(), task.train), DataCollatorWithPadding(tokenizer())
+    lengths = np.array([len(example["input_ids"]) for example in examples])
+    order = [rows for epoch in (0, 1) for rows in training.batches(lengths, 4, 0, epoch)]
+    parameters = list(hand.parameters())
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))  # os momentos
+    for t, (rows, fraction) in enumerate(zip(order, [0.5, 1, 1, 0.5]), start=1):
+        loss = hand(**collate([examples[i] for i in rows])).loss
+        assert loss.item() == pytest.approx(history.loss[t - 1], abs=1e-9)
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = sum(g.square().sum() for g in gradients).sqrt()
+        assert norm > clip
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, gradients, first, second):
+                g = g * clip / (norm + 1e-6)
+                m += 0.1 * (g - m)
+                v += 0.001 * (g * g - v)
+                p -= lr * fraction * decay * p
+                p -= lr * fraction * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+    for name, p in hand.named_parameters():
+        torch.testing.assert_close(p, model.get_parameter(name), rtol=0, atol=1e-9, msg=name)
+
+
+@fast
+@given(st.integers(1, 400), st.floats(0, 1))
+def test_the_rate_rises_to_one_and_falls_in_a_straight_line(steps, warmup):
+    rate = [training.schedule(step, steps, warmup) for step in range(steps)]
+    peak = max(1, round(warmup * steps)) - 1
+    assert min(rate) > 0 and max(rate) == rate[peak] == 1
+    assert np.diff(rate[: peak + 1]) == pytest.approx(1 / (peak + 1))
+    assert np.diff(rate[peak + 1 :]) == pytest.approx(-1 / max(1, steps - peak - 1))
+
+
+@fast
+@given(
+    st.lists(st.integers(2, 128), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 9), st.integers(0, 9)
+)
+def test_an_epoch_is_full_batches_without_repetition(lengths, batch_size, seed, epoch):
+    lengths = np.array(lengths)
+    order = training.batches(lengths, batch_size, seed, epoch)
+    size = min(batch_size, len(lengths))
+    assert order.shape == (len(lengths) // size, size)
+    assert len(set(order.ravel().tolist())) == order.size and set(order.ravel()) <= set(range(len(lengths)))
+    assert np.array_equal(order, training.batches(lengths, batch_size, seed, epoch))
+
+
+def test_each_epoch_has_its_order_and_a_batch_has_like_lengths():
+    lengths = np.random.default_rng(0).integers(4, 100, 3000)
+    order = training.batches(lengths, 32, seed=0, epoch=0)
+    assert np.ptp(lengths[order], axis=1).mean() < 20  # sorteados ao acaso, uns 90
+    for seed, epoch in ((0, 1), (1, 0)):
+        assert (order != training.batches(lengths, 32, seed, epoch)).mean() > 0.9
+
+
+def test_predictions_keep_the_order_of_the_rows():
+    model = toy_model().train()
+    together = training.predict(model, tokenizer(), TASK, TASK.test, batch_size=5)
+    assert model.training  # como estava
+    model.eval()
+    alone = [training.predict(model, tokenizer(), TASK, TASK.test.select([i])) for i in range(len(TASK.test))]
+    torch.testing.assert_close(together, torch.cat(alone))
+    assert len(set(map(len, TASK.test["text"]))) > 5 and together.shape == (len(TASK.test), 2)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_evaluate_measures_the_split(split):
+    model, rows = toy_model(), getattr(TASK, split)
+    answers = training.predict(model, tokenizer(), TASK, rows).argmax(-1).numpy()
+    measured = training.evaluate(model, tokenizer(), TASK, split)
+    assert measured == TASK.metrics(answers, rows["label"]) and measured.keys() == {"accuracy", "mcc", "f1", "n"}
+    assert measured["n"] == len(rows)
+
+
+# ---------------------------------------------------------------- morrer e retomar
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """O estado final de um treino que ninguém interrompeu."""
+    path = tmp_path_factory.mktemp("inteiro") / "c.pt"
+    assert finish(train_toy, path) == 0
+    return training.load_state(path)
+
+
+def assert_same_state(one, other):
+    """Iguais em tudo: os tensores, bit a bit, e os números."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_state(one[key], other[key])
+    else:
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_the_checkpoint_of_the_last_step_is_the_result(whole):
+    model = toy_model()
+    history = run(model, steps=90, eval_every=30)
+    assert whole["step"] == 90 and whole["history"] == {"loss": history.loss, "evaluations": history.evaluations}
+    assert same(whole["trained"], model.state_dict()) == whole["trained"].keys()
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_killed_while_saving_it_resumes_to_the_same_numbers(tmp_path, whole, function):
+    path = tmp_path / "c.pt"
+    assert finish(train_toy, path, 4, function) not in (0, 1)  # morreu ao gravar o passo 12
+    assert training.load_state(path)["step"] == 9
+    assert finish(train_toy, path) == 0
+    assert_same_state(training.load_state(path), whole)
+
+
+def test_killed_at_random_moments_it_resumes_to_the_same_numbers(tmp_path, whole):
+    path, rng, saved = tmp_path / "c.pt", random.Random(), None
+
+    def progress():
+        return path.exists() and path.stat().st_mtime_ns != saved
+
+    for _ in range(5):
+        assert kill(train_toy, path, when=progress, delay=rng.uniform(0, 0.03))
+        saved = path.stat().st_mtime_ns
+    assert 0 < training.load_state(path)["step"] < 90
+    assert finish(train_toy, path) == 0
+    assert_same_state(training.load_state(path), whole)
+
+
+def test_resuming_a_finished_training_changes_nothing(tmp_path):
+    path, model, again = tmp_path / "c.pt", toy_model(), toy_model(seed=5)
+    history = run(model, checkpoint=path)
+    assert run(again, checkpoint=path) == history
+    assert same(model.state_dict(), again.state_dict()) == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda: run(toy_model(), checkpoint="c.pt", lr=1e-4), "difere em lr"),
+        (lambda: run(toy_model(), checkpoint="c.pt", batch_size=4, seed=3), "difere em batch_size, seed"),
+        (lambda: run(frozen(), checkpoint="c.pt"), "difere em bert."),
+        (lambda: run(toy_model(hidden_size=64), checkpoint="c.pt"), "difere em bert."),
+    ],
+    ids=["outra taxa", "outros lotes", "outros parâmetros", "outro modelo"],
+)
+def test_the_checkpoint_of_another_training_is_refused(tmp_path, monkeypatch, change, words):
+    monkeypatch.chdir(tmp_path)
+    run(toy_model(), checkpoint="c.pt")
+    before = (tmp_path / "c.pt").read_bytes()
+    with pytest.raises(ValueError, match=f"c.pt é de outro treino: {words}.*Apague-o"):
+        change()
+    assert (tmp_path / "c.pt").read_bytes() == before
+
+
+def frozen():
+    """O modelo de brinquedo em que só a cabeça treina."""
+    model = toy_model()
+    model.bert.requires_grad_(False)
+    return model
+
+
+def torch_file(content):
+    def write(path):
+        torch.save(content, path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+        lambda path: path.write_text("isto não é um checkpoint"),
+        lambda path: path.write_bytes(pickle.dumps(print)),
+        torch_file({"pesos": torch.zeros(2)}),
+        torch_file(torch.zeros(2)),
+    ],
+    ids=["vazio", "cortado", "texto", "pickle", "de outro programa", "um tensor só"],
+)
+def test_what_is_not_a_checkpoint_is_refused(tmp_path, damage):
+    path = tmp_path / "c.pt"
+    run(toy_model(), steps=1, checkpoint=path)
+    damage(path)
+    with pytest.raises(OSError, match=r"c\.pt está cortado ou não é um checkpoint. Apague-o"):
+        run(toy_model(), steps=1, checkpoint=path)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
+    path, model, sound = tmp_path / "c.pt", toy_model(), toy_model()
+    forward, calls = model.forward, []
+
+    def broken(**batch):
+        calls.append(batch)
+        return forward(**batch) if len(calls) < 5 else SimpleNamespace(loss=torch.tensor(float("nan")))
+
+    model.forward = broken
+    with pytest.raises(
+        FloatingPointError, match=r"nan no passo 5, com lr=0\.002\. Comece por uma taxa dez vezes menor"
+    ):
+        run(model, checkpoint=path, checkpoint_every=2)
+    assert training.load_state(path)["step"] == 4
+    resumed = toy_model()
+    assert run(resumed, checkpoint=path) == run(sound)
+    assert same(resumed.state_dict(), sound.state_dict()) == sound.state_dict().keys()
+
+
+# ---------------------------------------------------------------- gravar onde não dá
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Um checkpoint que já estava lá."""
+    training.save_state({"step": 1}, tmp_path / "c.pt")
+    return tmp_path / "c.pt"
+
+
+def assert_untouched(path):
+    assert training.load_state(path) == {"step": 1} and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("function", ["open", "fsync", "replace"])
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        (errno.ENOSPC, "o disco está cheio. Libere espaço"),
+        (errno.EROFS, "a pasta só permite leitura. Escolha outra"),
+        (errno.EACCES, "não tem permissão de escrita na pasta. Escolha outra"),
+        (errno.EIO, "Confira o caminho ou escolha outra pasta"),
+    ],
+    ids=["disco cheio", "só leitura", "sem permissão", "outro erro"],
+)
+def test_a_failed_save_leaves_the_old_file_and_says_the_way_out(old, monkeypatch, function, code, words):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files if function == "open" else files.os, function, refuse, raising=False)
+    with pytest.raises(OSError, match=rf"Não consegui gravar .*c\.pt: .*{words}") as failure:
+        training.save_state({"step": 2}, old)
+    assert failure.value.errno == code
+    monkeypatch.undo()
+    assert_untouched(old)
+
+
+def test_a_file_that_does_not_fit_leaves_the_old_one(old):
+    resource = pytest.importorskip("resource", reason="sem limites de arquivo neste sistema")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # o disco acaba no meio da gravação
+    try:
+        with pytest.raises(OSError, match=r"c\.pt: o arquivo passa do tamanho permitido. Escolha"):
+            training.save_state({"step": 2, "tensor": torch.zeros(100_000)}, old)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_untouched(old)
+
+
+@pytest.mark.parametrize("path", ["c.pt/d.pt", "c.pt/pasta/d.pt"])
+def test_a_folder_that_is_a_file_is_told(old, path):
+    with pytest.raises(OSError, match=r"uma parte do caminho é um arquivo, não uma pasta. Confira"):
+        run(toy_model(), steps=1, checkpoint=old.parent / path)
+    assert_untouched(old)
+
+
+def test_the_folder_of_the_checkpoint_is_made(tmp_path):
+    run(toy_model(), steps=1, checkpoint=tmp_path / "a" / "b" / "c.pt")
+    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["c.pt"]

@@ -1,0 +1,131 @@
+"""O que mais de um teste usa: modelo, tarefa e corpus de brinquedo, e processos que são mortos no meio do trabalho."""
+
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import random
+import runpy
+import signal
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+
+from ftcourse import tasks, training
+from ftcourse.files import DATA
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = DATA / "modelos" / "mini-bert-pt"
+SCRIPT = ROOT / "data" / "modelos" / "pretreina.py"
+WORDS = "a casa do gato preto e o livro da menina na rua velha com chuva sob o céu azul de maio".split()
+torch.set_num_threads(2)
+
+
+def load_script(path):
+    """Um arquivo .py qualquer como módulo."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def tokenizer():
+    return transformers.AutoTokenizer.from_pretrained(MODEL)
+
+
+def toy_model(seed=0, kind=transformers.BertForSequenceClassification, **settings):
+    """Um BERT minúsculo, sorteado, de uma camada."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=8000, max_position_embeddings=128, **(sizes | settings))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(config).eval()
+
+
+def toy_task(n=64, name="brinquedo"):
+    """Frases de tamanhos variados; a resposta é se falam do dia ou da noite."""
+
+    def rows(n, seed):
+        rng = random.Random(seed)
+        texts = [rng.choices(WORDS, k=rng.randint(2, 14)) for _ in range(n)]
+        for i, text in enumerate(texts):
+            text.insert(rng.randint(0, len(text)), ("noite", "dia")[i % 2])
+        return datasets.Dataset.from_dict({"text": [" ".join(t) for t in texts], "label": [i % 2 for i in range(n)]})
+
+    return tasks.Task(name, ("noite", "dia"), rows(n, 0), rows(n // 2, 1), rows(n // 2, 2))
+
+
+def toy_corpus(n, seed=0):
+    """`n` parágrafos de 30 a 45 palavras inventadas, com cara de português, umas bem mais frequentes que outras."""
+    rng = random.Random(seed)
+    syllables = "ba ca da fa ga la ma na pa ra ta ve te se le me ri di li ni to do lo mo ro cu tu ção nha".split()
+    lexicon = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(300)]
+    weights = [1 / (rank + 3) for rank in range(300)]
+    return [" ".join(rng.choices(lexicon, weights, k=rng.randint(30, 45))).capitalize() + "." for _ in range(n)]
+
+
+# ---------------------------------------------------------------- processos que morrem
+
+# Com forkserver, as bibliotecas são carregadas uma vez só, e cada processo que se mata custa milésimos.
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+context = multiprocessing.get_context(METHOD)
+if METHOD == "forkserver":
+    context.set_forkserver_preload(
+        ["ftcourse.tasks", "ftcourse.training", "transformers.models.bert.modeling_bert", "scipy.sparse.linalg"]
+    )
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+
+def finish(target, *args):
+    """Roda `target` num processo à parte, até o fim, e devolve o código de saída."""
+    process = context.Process(target=target, args=args)
+    process.start()
+    process.join(120)
+    process.kill()
+    return process.exitcode
+
+
+def kill(target, *args, when, delay=0.0):
+    """Roda `target` num processo à parte e o mata `delay` segundos depois que `when()` vale. Diz se ainda vivia."""
+    process = context.Process(target=target, args=args)
+    process.start()
+    while process.is_alive() and not when():
+        time.sleep(0.001)
+    process.join(delay)
+    process.kill()
+    process.join()
+    return process.exitcode not in (0, 1)
+
+
+def die_at(call, function):
+    """Faz este processo se matar na chamada número `call` de os.`function`."""
+    original, calls = getattr(os, function), itertools.count(1)
+
+    def mortal(*args, **options):
+        if next(calls) == call:
+            os.kill(os.getpid(), KILL)
+        return original(*args, **options)
+
+    setattr(os, function, mortal)
+
+
+def train_toy(checkpoint, *death):
+    """Um treino que grava a cada três passos; `death`: ver die_at."""
+    if death:
+        die_at(*death)
+    training.train(
+        toy_model(), tokenizer(), toy_task(), lr=2e-3, steps=90, batch_size=8, eval_every=30, checkpoint=checkpoint,
+        checkpoint_every=3,
+    )  # fmt: skip
+
+
+def run_script(*arguments):
+    """pretreina.py como na linha de comando."""
+    sys.argv = [str(SCRIPT), *arguments]
+    runpy.run_path(str(SCRIPT), run_name="__main__")
