@@ -81,7 +81,9 @@ def majority(task, rows):
 
 def tfidf(task, rows):
     """Palavras e pares com TF-IDF e regressão logística: o que se consegue sem pré-treino e quase sem ordem. (n,)"""
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+    )
     return model.fit(task.train["text"], task.train["label"]).predict(rows["text"])
 
 
