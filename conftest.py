@@ -1,4 +1,4 @@
-"""Vale para tests/ e para os cadernos: nada do que o pytest roda, nem os processos e kernels que abre, fala com a rede."""
+"""Vale para tests/ e para os cadernos: o que o pytest roda, e os processos e kernels que abre, não fala com a rede."""
 
 import importlib.util
 import os

@@ -18,6 +18,7 @@ from ftcourse.files import atomic_write
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<details>\s*<summary>Solução</summary>(.*?)</details>", re.S)
+WIDGET = "application/vnd.jupyter.widget-view+json"  # uma barra de progresso
 FENCE = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 
 
@@ -54,9 +55,10 @@ def run(notebook, folder, allow_errors=False):
 def execute(path):
     """Executa um caderno no lugar e grava saídas e o resumo de cada célula. Se uma célula falha, nada muda."""
     notebook = run(read(path), path.parent)
-    notebook.metadata.pop("widgets", None)  # com eles o GitHub não mostra o caderno
+    notebook.metadata.pop("widgets", None)  # com eles o GitHub não mostra o caderno, e sem eles as barras são só texto
     notebook.metadata.language_info = {"name": "python"}  # a versão do Python de quem executou não importa
     for cell in code_cells(notebook):
+        cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         cell.metadata["ftcourse_sha"] = fingerprint(cell)
     with atomic_write(path) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
