@@ -226,7 +226,8 @@ def publish(task):
     """Redesenha a figura dos resultados e, no README do clone, reescreve a tabela entre as marcas da tarefa."""
     from ftcourse import plots
 
-    plots.intervals(summary(task), NAMES).figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
+    figure = plots.intervals(summary(task), NAMES, SOURCES[task]).figure
+    figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
     readme = DATA.parent / "README.md"
     before, mark, rest = readme.read_text(encoding="utf-8").partition(f"<!-- tabela:{task} -->\n")
     if mark:

@@ -17,6 +17,7 @@ WAY_OUT = {
     errno.EFBIG: "o arquivo passa do tamanho permitido. Escolha uma pasta em outro disco",
     errno.EROFS: "a pasta só permite leitura. Escolha outra, como ~/minhas-execucoes",
     errno.EACCES: "você não tem permissão de escrita na pasta. Escolha outra, como ~/minhas-execucoes",
+    errno.EEXIST: "uma parte do caminho é um arquivo, não uma pasta. Confira o caminho",
     errno.ENOTDIR: "uma parte do caminho é um arquivo, não uma pasta. Confira o caminho",
 }
 
@@ -68,8 +69,10 @@ def check(folder):
     sums = folder / "sha256sums.txt"
     if not sums.exists():
         raise FileNotFoundError(f"Não encontrei {sums}, a lista dos arquivos do modelo. {restore}.")
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        published, name = line.split()
+    listed = [line.split() for line in sums.read_text(encoding="utf-8").splitlines()]
+    if any(len(entry) != 2 for entry in listed) or "model.safetensors" not in dict(map(reversed, listed)):
+        raise OSError(f"{sums} está diferente do publicado: foi cortado ou alterado. {restore}.")
+    for published, name in listed:
         if not (folder / name).exists():
             raise FileNotFoundError(f"Em {folder} falta {name}. {restore}.")
         if sha256(folder / name) != published:

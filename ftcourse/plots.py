@@ -54,23 +54,22 @@ def bars(labels, values, ax=None, unit="", digits=2):
     return ax
 
 
-def intervals(table, names, ax=None):
+def intervals(table, names, sources, ax=None):
     """Um ponto por variante e fonte, com o intervalo de 95 %; pontilhada, a classe majoritária.
 
-    table: o que benchmark.summary devolve. names: {variante: nome na figura}, na ordem de cima para baixo.
+    table: o que benchmark.summary devolve. names e sources: {variante: nome} e {fonte: nome}, na ordem da figura.
     """
     names = {variant: name for variant, name in names.items() if variant in set(table["variant"])}
     ax = axes(figsize=(7.5, 0.5 * len(names) + 1.2)) if ax is None else ax
-    sources = list(dict.fromkeys(table["source"]))
-    for i, source in enumerate(sources):
+    for i, (source, label) in enumerate(sources.items()):
         rows = table[table["source"] == source].set_index("variant").loc[list(names)]
         heights = np.arange(len(names)) + 0.22 * (i - (len(sources) - 1) / 2)
         half = rows["accuracy_half"].fillna(0)
-        ax.errorbar(rows["accuracy"], heights, xerr=half, fmt="os^"[i], color=COLORS[i], capsize=3, label=source)
+        ax.errorbar(rows["accuracy"], heights, xerr=half, fmt="os^"[i], color=COLORS[i], capsize=3, label=label)
     chance = table.loc[table["variant"] == "majority", "accuracy"].iloc[0]
     ax.axvline(chance, color="black", linewidth=1, linestyle=":")
     ax.set(yticks=range(len(names)), yticklabels=names.values(), xlabel="acurácia no teste")
     ax.invert_yaxis()
     if len(sources) > 1:
-        ax.legend(loc="lower right")
+        ax.legend(loc="upper right")
     return ax

@@ -135,18 +135,21 @@ def save_state(state, path):
 
 
 def load_state(path, device="cpu"):
-    """Lê o que `save_state` gravou. Levanta OSError se o arquivo não se deixa ler."""
+    """Lê o que `save_state` gravou. Levanta OSError se o arquivo se cortou ou é de outra coisa."""
     try:
         return torch.load(path, weights_only=True, map_location=device)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise OSError(f"O checkpoint {path} está cortado ou não é um checkpoint. Apague-o para recomeçar.") from error
+    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        raise OSError(f"O arquivo {path} está cortado ou não é um checkpoint. Apague-o para recomeçar.") from error
 
 
 def restore(checkpoint, settings, trained, optimizer):
     """Põe parâmetros e otimizador como estavam e devolve (History, próximo passo)."""
     state = load_state(checkpoint, next(iter(trained.values())).device)
+    if not isinstance(state, dict) or "settings" not in state:
+        raise OSError(f"O arquivo {checkpoint} está cortado ou não é um checkpoint. Apague-o para recomeçar.")
     differs = [name for name in settings if settings[name] != state["settings"].get(name)]
-    differs += sorted(trained.keys() ^ state["trained"].keys())[:2]  # outra técnica treina outros parâmetros
+    now, then = ({name: p.shape for name, p in tensors.items()} for tensors in (trained, state["trained"]))
+    differs += sorted({name for name, _ in now.items() ^ then.items()})[:2]  # outra técnica, ou outro modelo
     if differs:
         raise ValueError(
             f"O checkpoint {checkpoint} é de outro treino: difere em {', '.join(differs)}. "

@@ -160,12 +160,6 @@ def test_missing_raw_folder_is_explained(module, tmp_path):
     assert "nada" in message and "falta" in message and "PASTA_BRUTA" in message
 
 
-def test_writing_leaves_no_draft(tmp_path):
-    constroi.write_rows(tmp_path / "a" / "train.jsonl", [{"text": "é"}])
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["train.jsonl"]
-    assert (tmp_path / "a" / "train.jsonl").read_text(encoding="utf-8") == '{"text": "é"}\n'
-
-
 # --- Os dados publicados ------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,12 @@ from notebook_tools import (
 )  # fmt: skip
 
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
-COLAB = REPOSITORY.replace("https://", "https://colab.research.google.com/") + "/blob/main/notebooks/"
+COLAB = (
+    REPOSITORY.replace("https://", "https://colab.research.google.com/").replace(
+        "google.com/github.com", "google.com/github"
+    )
+    + "/blob/main/notebooks/"
+)
 
 # O que o curso não escreve. Quem achar aqui uma frase boa, mude a frase: quase sempre ela serviria a qualquer curso.
 BANNED = re.compile(
@@ -324,7 +329,7 @@ def test_the_rehearsal_runs_each_cell_in_its_roles(sample):
         ("célula", False), ("de novo", False), ("célula", False), ("de novo", False),
         ("esboço", False), ("rigor", True), ("solução", False), ("de novo", False),
     ]  # fmt: skip
-    assert [text(cell).split(":")[0].strip() for cell in cells[4:]] == ["· 00.1", "· 00.1\n00.1", "✓ 00.1", "✓ 00.1"]
+    assert [text(cell).split(":")[0].strip() for cell in cells[4:]] == ["· 00.1", "· 00.1", "✓ 00.1", "✓ 00.1"]
 
 
 def test_the_rehearsal_sees_a_cell_that_only_runs_once(tmp_path):

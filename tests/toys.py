@@ -41,7 +41,13 @@ def tokenizer():
 
 def toy_model(seed=0, kind=transformers.BertForSequenceClassification, **settings):
     """Um BERT minúsculo, sorteado, de uma camada."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "initializer_range": 0.2,
+    }
     config = transformers.BertConfig(vocab_size=8000, max_position_embeddings=128, **(sizes | settings))
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -80,7 +80,7 @@ def read_corpus(folder):
         raise SystemExit(
             f"Em {folder} não há nenhum .txt nem .txt.xz: aponte uma pasta com textos, um parágrafo por linha."
         )
-    return {path.name.split(".")[0]: list(dict.fromkeys(read_lines(path))) for path in files}
+    return {path.name.removesuffix(".xz").removesuffix(".txt"): list(dict.fromkeys(read_lines(path))) for path in files}
 
 
 def words(text):
@@ -145,6 +145,15 @@ def train_tokenizer(paragraphs, vocab_size):
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIALS))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=LONG_WINDOW, **names)
+
+
+def kept_tokenizer(paragraphs, vocab_size, folder):
+    """O tokenizador de `folder`, treinado e guardado na primeira vez: o treinador desempata ao acaso."""
+    if not folder.exists():
+        partial = folder.with_name("tokenizador.parcial")
+        train_tokenizer(paragraphs, vocab_size).save_pretrained(partial)
+        os.replace(partial, folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def encode(tokenizer, paragraphs):
@@ -362,8 +371,7 @@ def prepare(args, workdir):
             training += kept
             report[name] = {"paragraphs": len(kept), "words": sum(len(p.split()) for p in kept),
                             "held_out": len(held_out[name]), "contaminated": len(paragraphs) - len(clean)}  # fmt: skip
-        tokenizer = train_tokenizer(training, args.vocabulario)
-        tokenizer.save_pretrained(workdir / "tokenizador")
+        tokenizer = kept_tokenizer(training, args.vocabulario, workdir / "tokenizador")
         stream, bounds = encode(tokenizer, training)
         arrays = {f"held_out_{name}": encode(tokenizer, texts)[0] for name, texts in held_out.items() if texts}
         reserved = [digest(p) for paragraphs in held_out.values() for p in paragraphs]
@@ -475,7 +483,8 @@ def main():
     args = parse_arguments()
     workdir = args.destino.with_name(args.destino.name + ".treino")
     tokenizer, arrays, report = prepare(args, workdir)
-    args.avaliar = [n for n in args.avaliar or report["sources"] if f"held_out_{n}" in arrays]
+    reserved = {name: arrays.get(f"held_out_{name}", ()) for name in args.avaliar or report["sources"]}
+    args.avaliar = [name for name, stream in reserved.items() if len(stream) >= WINDOW - 2]
     if not args.avaliar:
         raise SystemExit("Nenhum parágrafo ficou reservado para a avaliação: junte mais texto ou confira --avaliar.")
     model = new_model(args, len(tokenizer))
