@@ -271,8 +271,5 @@ def test_a_source_with_almost_nothing_held_out_does_not_stop_the_end(corpus, tmp
     destination = tmp_path / "mini"
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *command(tmp_path / "corpus", destination), "--passos", "1"])
     pretreina.main()
-    assert json.loads((destination / "treino.json").read_text("utf-8"))["held_out"].keys() == {
-        "todas",
-        "ajuda",
-        "livros",
-    }
+    measured = json.loads((destination / "treino.json").read_text("utf-8"))["held_out"]
+    assert "livros" in measured and "bilhete" not in measured
