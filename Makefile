@@ -2,9 +2,6 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# O JupyterLab só mostra a URL e os problemas, e não sai à rede atrás de notícias nem de versões novas.
-LAB := --log-level=WARN --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
-
 ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH=$(TORCH) não existe aqui: use TORCH=cpu, para o PyTorch sem GPU, ou não use TORCH)
 endif
@@ -18,7 +15,7 @@ ajuda: ## lista os comandos
 
 aula: .venv/pronto ## copia os cadernos para meus-cadernos/ e abre o JupyterLab (JUPYTER_ARGS vai para ele)
 	@$(BIN)/ftcourse aluno
-	@$(BIN)/jupyter lab --allow-root $(LAB) $(JUPYTER_ARGS) meus-cadernos/00_comece_aqui.ipynb
+	@$(BIN)/jupyter lab --allow-root --log-level=WARN $(JUPYTER_ARGS) meus-cadernos/00_comece_aqui.ipynb
 
 teste: .venv/pronto ## confere o estilo, roda os testes e todos os cadernos
 	$(BIN)/ruff check
@@ -41,4 +38,5 @@ bancada: .venv/pronto ## repete as medidas de data/resultados; interrompida, con
 	@$(PYTHON) -m venv .venv
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -c constraints.txt $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/cpu) -e ".[caderno,testes]" \
 		|| { echo "A instalação parou: leia as últimas linhas acima e rode make de novo; o que já foi baixado é aproveitado." >&2; exit 1; }
+	@$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements" 2>/dev/null # não busca notícias na rede
 	@touch $@
