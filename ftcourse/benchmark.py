@@ -168,10 +168,16 @@ def execute(task, jobs, label):
     workers = min(environment.usable_cores(), len(missing))
     with ProcessPoolExecutor(workers, mp_context=context) as pool, path(task).open("a", encoding="utf-8") as file:
         futures = [pool.submit(run, job) for job in missing]
+        failures = []
         for future in tqdm(as_completed(futures), total=len(futures), desc=label, unit="execução", disable=False):
+            if future.exception():
+                failures.append(future.exception())  # as outras, já prontas, são gravadas antes de a falha subir
+                continue
             file.write(json.dumps(future.result(), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+    if failures:
+        raise failures[0]
 
 
 def interval(values):

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = DATA / "modelos" / "mini-bert-pt"
 SCRIPT = ROOT / "data" / "modelos" / "pretreina.py"
 WORDS = "a casa do gato preto e o livro da menina na rua velha com chuva sob o céu azul de maio".split()
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # em tensores tão pequenos, dois núcleos se esperam mais do que trabalham
 
 
 def load_script(path):
