@@ -38,5 +38,5 @@ bancada: .venv/pronto ## repete as medidas de data/resultados; interrompida, con
 	@$(PYTHON) -m venv .venv
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -c constraints.txt $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/cpu) -e ".[caderno,testes]" \
 		|| { echo "A instalação parou: leia as últimas linhas acima e rode make de novo; o que já foi baixado é aproveitado." >&2; exit 1; }
-	@$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements" 2>/dev/null # não busca notícias na rede
+	@$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements" 2>/dev/null || true # não busca notícias na rede
 	@touch $@
