@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+DESTINO ?= meu-bert-pt
+
 ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH=$(TORCH) não existe aqui: use TORCH=cpu, para o PyTorch sem GPU, ou não use TORCH)
 endif
@@ -23,9 +25,9 @@ teste: .venv/pronto ## confere o estilo, roda os testes e todos os cadernos
 	$(BIN)/pytest tests
 	TQDM_DISABLE=1 $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 120 notebooks
 
-modelos: .venv/pronto ## pré-treina o mini-BERT-pt com a pasta de textos CORPUS; interrompido, continua de onde parou
+modelos: .venv/pronto ## pré-treina um BERT com a pasta de textos CORPUS em DESTINO; interrompido, continua de onde parou
 	@test -n "$(CORPUS)" || { echo "Diga onde estão os textos: make modelos CORPUS=pasta, com arquivos .txt ou .txt.xz." >&2; exit 1; }
-	$(BIN)/python data/modelos/pretreina.py $(CORPUS) data/modelos/mini-bert-pt
+	$(BIN)/python data/modelos/pretreina.py "$(CORPUS)" "$(DESTINO)"
 
 bancada: .venv/pronto ## repete as medidas de data/resultados; interrompida, continua de onde parou
 	$(BIN)/python -m ftcourse.benchmark

@@ -28,8 +28,8 @@ BATCH = 32
 SEEDS = range(5)
 RATES = {  # a taxa sai da validação, com a semente 0 e um terço dos passos
     "full": (2e-4, 5e-4, 1e-3),
-    "random": (2e-4, 5e-4, 1e-3),
-    "frozen": (1e-3, 3e-3, 1e-2),
+    "random": (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
+    "frozen": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 BASELINES = {"aceitabilidade": ("majority", "tfidf", "without_labels"), "bncc_componente": ("majority", "tfidf")}
 NAMES = {
@@ -37,7 +37,7 @@ NAMES = {
     "tfidf": "TF-IDF e regressão logística",
     "random": "ajuste completo, pesos sorteados",
     "frozen": "só a cabeça, modelo congelado",
-    "without_labels": "excesso de espanto, sem rótulos",
+    "without_labels": "excesso de espanto, só o corte usa rótulos",
     "full": "ajuste completo do mini-BERT-pt",
 }
 SOURCES = {
@@ -109,7 +109,7 @@ def run(job):
 
 
 def fingerprint(known):
-    """Um resumo das frases avaliadas: resultados de dados diferentes não se misturam numa tabela."""
+    """Um resumo das frases avaliadas, com que um teste confere se o resultado gravado é dos dados de hoje."""
     return hashlib.sha256("\n".join(known["text"]).encode()).hexdigest()[:12]
 
 

@@ -2,7 +2,7 @@
 
 ftcourse aluno [PASTA]     copia os cadernos para PASTA (padrão: meus-cadernos), sem tocar nos que já estão lá
 ftcourse ambiente          diz o que está instalado e se o curso roda aqui
-ftcourse verifica 00.1 R   confere a resposta R de um exercício
+ftcourse verifica 00.2 R   confere a resposta R de um exercício
 """
 
 import argparse

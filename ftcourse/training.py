@@ -42,8 +42,10 @@ def train(
     medidas na validação (None: nenhuma). checkpoint: arquivo em que o estado é guardado a cada `checkpoint_every`
     passos; se já existe, o treino continua dele e chega aos números a que chegaria sem a interrupção.
 
-    Levanta FloatingPointError se a perda deixa de ser um número e ValueError se o checkpoint é de outro treino.
+    Levanta FloatingPointError se a perda ou o gradiente deixa de ser um número, ValueError se o checkpoint é de outro
+    treino.
     """
+    lr, steps, seed = float(lr), int(steps), int(seed)  # um número de numpy não volta de um checkpoint
     settings = {"task": task.name, "lr": lr, "steps": steps, "batch_size": batch_size, "seed": seed, "warmup": warmup,
                 "weight_decay": weight_decay, "max_grad_norm": max_grad_norm, "eval_every": eval_every}  # fmt: skip
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -69,7 +71,12 @@ def train(
                 "se continuar, procure entradas ou pesos que não são números (nan)."
             )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trained.values(), max_grad_norm)
+        if not norm.isfinite():
+            raise FloatingPointError(
+                f"O gradiente virou {norm.item()} no passo {step + 1}, com lr={lr:g}: os pesos ficaram como estavam. "
+                "Comece por uma taxa dez vezes menor."
+            )
         optimizer.param_groups[0]["lr"] = lr * schedule(step, steps, warmup)
         optimizer.step()
         optimizer.zero_grad()

@@ -15,6 +15,8 @@ TYPICAL = {
         (lambda s, h: -s.max(), "palavra rara"),
         (lambda s, h: -s.mean(), "palavra rara"),
         (lambda s, h: -(s - h).mean(), "dilui"),
+        (lambda s, h: -(s.max() - h.mean()), "cada posição"),
+        (lambda s, h: -(s.max() - h[s.argmax()]), "cada posição"),
         (lambda s, h: (s - h).max(), "sinal"),
         (lambda s, h: 1.0, "não muda"),
         (3.0, "sem parênteses"),

@@ -275,3 +275,16 @@ def test_a_source_with_almost_nothing_held_out_does_not_stop_the_end(corpus, tmp
     pretreina.main()
     measured = json.loads((destination / "treino.json").read_text("utf-8"))["held_out"]
     assert "livros" in measured and "bilhete" not in measured
+
+
+def test_a_training_in_progress_does_not_take_another_corpus(corpus, tmp_path, monkeypatch):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    arguments = [str(SCRIPT), *command(tmp_path / "corpus", tmp_path / "mini"), "--passos", "2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    pretreina.main()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--passos", "1"])
+    with pytest.raises(SystemExit, match=r"já fez 2 passos"):
+        pretreina.main()
+    (tmp_path / "corpus" / "outro.txt").write_text("mais um texto", "utf-8")
+    with pytest.raises(SystemExit, match=r"é de outro corpus"):
+        pretreina.main()

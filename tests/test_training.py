@@ -334,3 +334,18 @@ def test_a_folder_that_is_a_file_is_told(old, path):
 def test_the_folder_of_the_checkpoint_is_made(tmp_path):
     run(toy_model(), steps=1, checkpoint=tmp_path / "a" / "b" / "c.pt")
     assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["c.pt"]
+
+
+def test_a_gradient_that_is_not_a_number_leaves_the_weights_alone():
+    model = toy_model()
+    before = snapshot(model)
+    model.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"O gradiente virou .* no passo 1, com lr=0\.002"):
+        run(model)
+    assert same(before, model.state_dict()) == before.keys()
+
+
+def test_a_rate_that_came_from_numpy_can_be_resumed(tmp_path):
+    path, lr = tmp_path / "c.pt", np.logspace(-4, -2, 3)[1]
+    first = run(toy_model(), lr=lr, checkpoint=path)
+    assert run(toy_model(), lr=lr, checkpoint=path) == first

@@ -324,6 +324,8 @@ def train(model, args, batches, held_out, vocab_size, checkpoint):
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first, curve, seconds = state["step"], state["curve"], state["seconds"]
+        if first > args.passos:
+            raise SystemExit(f"O treino em {checkpoint.parent} já fez {first} passos: peça --passos {first} ou mais.")
     started, losses = time.perf_counter() - seconds, []
     bar = tqdm(
         range(first, args.passos), initial=first, total=args.passos, desc="pré-treino", unit="passo", mininterval=5
@@ -358,6 +360,11 @@ def train(model, args, batches, held_out, vocab_size, checkpoint):
 # ---------------------------------------------------------------- do começo ao fim
 
 
+def corpus_files(args):
+    """O resumo de cada arquivo do corpus: um treino em andamento não aceita outro."""
+    return {path.name: sha256(path) for path in sorted(args.corpus.glob("*.txt*"))}
+
+
 def prepare(args, workdir):
     """Corpus limpo, dividido e codificado: feito uma vez, guardado em `workdir` e relido ao retomar."""
     if not (workdir / "corpus.npz").exists():
@@ -375,14 +382,17 @@ def prepare(args, workdir):
         stream, bounds = encode(tokenizer, training)
         arrays = {f"held_out_{name}": encode(tokenizer, texts)[0] for name, texts in held_out.items() if texts}
         reserved = [digest(p) for paragraphs in held_out.values() for p in paragraphs]
-        report = {"sources": report, "tokens": len(stream), "held_out": reserved}
+        report = {"sources": report, "tokens": len(stream), "held_out": reserved, "files": corpus_files(args)}
         with atomic_write(workdir / "corpus.json") as file:
             file.write(json.dumps(report, ensure_ascii=False, indent=1).encode())
         with atomic_write(workdir / "corpus.npz") as file:
             np.savez(file, stream=stream, bounds=bounds, **arrays)
+    report = json.loads((workdir / "corpus.json").read_text(encoding="utf-8"))
+    if report["files"] != corpus_files(args):
+        raise SystemExit(f"O treino em {workdir} é de outro corpus: apague essa pasta ou use outro DESTINO.")
     tokenizer = transformers.AutoTokenizer.from_pretrained(workdir / "tokenizador")
     with np.load(workdir / "corpus.npz", allow_pickle=False) as arrays:
-        return tokenizer, dict(arrays), json.loads((workdir / "corpus.json").read_text(encoding="utf-8"))
+        return tokenizer, dict(arrays), report
 
 
 def examples(model, tokenizer):

@@ -34,6 +34,11 @@ def exercise_1(score):
             "a mesma falha pesou menos na frase mais longa: a média a dilui.",
             "uma frase está errada se tem um lugar errado. Que conta olha só o pior lugar?",
         )
+    hidden, moved = of([7.0, 5.0, 2.0], [7.0, 0.5, 3.0]), of([7.0, 5.0, 2.0], [0.5, 7.0, 3.0])
+    if math.isclose(hidden, moved, rel_tol=1e-4) or hidden >= of([7.0, 2.0, 2.0], [7.0, 3.0, 3.0]) - 0.1:
+        raise Wrong(
+            "o desconto se faz em cada posição, antes de escolher a pior: uma palavra rara pode esconder a falha."
+        )
     return "o pior lugar da frase, descontada a incerteza dali: não mede comprimento nem palavra rara."
 
 
