@@ -81,7 +81,7 @@ def test_what_is_done_is_not_run_again(results, monkeypatch):
 
 def test_the_best_rate_is_that_of_the_validation():
     tried = [row(lr=lr, split="validation", accuracy=a) for lr, a in ((1e-4, 0.7), (5e-4, 0.9), (1e-3, 0.8))]
-    tried += [row(lr=2e-3, accuracy=1.0), row("frozen", lr=1e-2, split="validation", accuracy=0.95)]
+    tried += [row(lr=2e-3, accuracy=1.0), row("head", lr=1e-2, split="validation", accuracy=0.95)]
     assert benchmark.best_rate("full", tried) == 5e-4
 
 
@@ -131,7 +131,7 @@ def test_the_table_of_the_readme_is_the_measured_one(name):
 
 
 @pytest.mark.parametrize("source", ["ajuda", "noticias"])
-@pytest.mark.parametrize("baseline", ["random", "frozen"])
+@pytest.mark.parametrize("baseline", ["random", "head"])
 def test_full_fine_tuning_passes_its_gate(source, baseline):
     mean = benchmark.summary(TASK).set_index(["variant", "source"])["accuracy"]
     assert mean["full", source] >= mean[baseline, source] + 0.15
