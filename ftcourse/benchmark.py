@@ -1,17 +1,20 @@
 """As execuções que viram resultado: o que se compara, com que taxa, em quantas sementes, e a tabela que sai disso.
 
-    python -m ftcourse.benchmark            # mostra o plano, roda o que falta e grava em data/resultados
+    make bancada            # mostra o plano, roda o que falta e grava em data/resultados
 
 Cada execução ocupa um núcleo e vira uma linha de JSON, com as previsões, as métricas, o tempo e o ambiente.
-Interrompida, a bancada continua do que já está gravado.
+Interrompida, a bancada continua do que já está gravado. O custo de cada técnica se mede à parte, com a máquina livre.
 """
 
 import hashlib
 import json
 import multiprocessing
 import os
+import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -20,30 +23,39 @@ import scipy.stats
 import torch
 from tqdm.auto import tqdm
 
-from ftcourse import environment, models, tasks, training
+from ftcourse import environment, methods, models, modules, tasks, training
 from ftcourse.files import DATA, write_jsonl
 
-STEPS = {"aceitabilidade": 1_350, "bncc_componente": 300}  # umas três épocas e umas dez
+STEPS = {"aceitabilidade": 1_350}  # umas três épocas
 BATCH = 32
 SEEDS = range(5)
+TECHNIQUES = {  # a técnica e os seus ajustes; lora_r1 tem a mesma escala α/r que lora
+    "full": ("full", {}),
+    "head": ("head", {}),
+    "lora": ("lora", {"r": 8, "lora_alpha": 16}),
+    "lora_r1": ("lora", {"r": 1, "lora_alpha": 2}),
+    "random": ("full", {}),  # a partir de pesos sorteados
+}
 RATES = {  # a taxa sai da validação, com a semente 0 e todos os passos: a melhor de um treino curto é alta demais
     "full": (2e-4, 5e-4, 1e-3, 2e-3),
-    "random": (2e-5, 1e-4),
     "head": (3e-4, 1e-3, 3e-3),
+    "lora": (5e-4, 1e-3, 2e-3, 5e-3),
+    "random": (2e-5, 1e-4),
 }
-BASELINES = {"aceitabilidade": ("majority", "tfidf", "without_labels"), "bncc_componente": ("majority", "tfidf")}
+SAME_RATE = {"lora_r1": "lora"}  # com α/r fixo, a taxa quase não depende do posto
+BASELINES = ("majority", "tfidf", "without_labels")
 NAMES = {
     "majority": "classe majoritária",
     "tfidf": "TF-IDF e regressão logística",
     "random": "ajuste completo, pesos sorteados",
     "head": "só a cabeça, modelo congelado",
     "without_labels": "excesso de espanto, só o corte usa rótulos",
-    "full": "ajuste completo do mini-BERT-pt",
+    "lora_r1": "LoRA, r = 1",
+    "lora": "LoRA, r = 8",
+    "full": "ajuste completo",
 }
-SOURCES = {
-    "aceitabilidade": {"ajuda": "ajuda", "noticias": "notícias", "curriculo": "currículo, fora do domínio"},
-    "bncc_componente": {"bncc": "componente da BNCC"},
-}
+SOURCES = {"aceitabilidade": {"ajuda": "ajuda", "noticias": "notícias", "curriculo": "currículo, fora do domínio"}}
+COSTS = DATA / "resultados" / "custo.jsonl"
 
 
 def path(task):
@@ -72,10 +84,9 @@ def predictions(task, split, variant, lr, steps, seed):
         return tasks.tfidf(task, known)
     if variant == "without_labels":
         return without_labels(task, known)
+    technique, settings = TECHNIQUES[variant]
     model, tokenizer = models.load("bert", task, pretrained=variant != "random", seed=seed)
-    if variant == "head":
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(models.FAMILIES["bert"].head))
+    methods.apply(model, technique, seed=seed, **settings)
     training.train(model, tokenizer, task, lr=lr, steps=steps, batch_size=BATCH, seed=seed)
     return training.predict(model, tokenizer, task, known).argmax(-1).numpy()
 
@@ -128,40 +139,66 @@ def load(task):
 def sweep(task):
     """Os trabalhos que escolhem a taxa de cada variante."""
     common = {"task": task, "split": "validation", "steps": STEPS[task], "seed": 0}
-    for variant, rates in RATES.items():
-        for lr in rates:
-            yield {**common, "variant": variant, "lr": lr}
+    return [{**common, "variant": variant, "lr": lr} for variant, rates in RATES.items() for lr in rates]
 
 
-def best_rate(task, variant, done):
-    """A taxa com a maior acurácia média entre as fontes na validação."""
+def swept(task):
+    """Um DataFrame com o que cada taxa deu na validação: variante, taxa e a acurácia média entre as fontes."""
     planned = set(map(key, sweep(task)))
-    tried = [r for r in done if r["variant"] == variant and key(r) in planned]
-    return max(tried, key=lambda r: np.mean([m["accuracy"] for m in r["metrics"].values()]))["lr"]
+    done = [r for r in load(task) if key(r) in planned]
+    mean = [np.mean([m["accuracy"] for m in r["metrics"].values()]) for r in done]
+    table = {"variant": [r["variant"] for r in done], "lr": [r["lr"] for r in done], "accuracy": mean}
+    return pd.DataFrame(table).sort_values(["variant", "lr"], ignore_index=True)
+
+
+def best_rates(task):
+    """A taxa de cada variante que treina, a de maior acurácia na validação: {variante: taxa}."""
+    table = swept(task)
+    best = table.loc[table.groupby("variant")["accuracy"].idxmax()].set_index("variant")["lr"].to_dict()
+    return best | {variant: best[other] for variant, other in SAME_RATE.items() if other in best}
 
 
 def final(task):
-    """Os trabalhos da tabela: cinco sementes de cada variante, e as linhas de base, que não têm semente."""
-    done, common = load(task), {"task": task, "split": "test"}
-    for variant in BASELINES[task]:
-        yield {**common, "variant": variant, "lr": None, "steps": None, "seed": None}
-    for seed in SEEDS:
-        for variant in RATES:
-            yield {**common, "variant": variant, "lr": best_rate(task, variant, done), "steps": STEPS[task], "seed": seed}
+    """Os trabalhos da tabela: as linhas de base, que não têm semente, e cinco sementes de cada variante na sua taxa."""
+    common = {"task": task, "split": "test"}
+    jobs = [{**common, "variant": variant, "lr": None, "steps": None, "seed": None} for variant in BASELINES]
+    for variant, lr in best_rates(task).items():
+        jobs += [{**common, "variant": variant, "lr": lr, "steps": STEPS[task], "seed": seed} for seed in SEEDS]
+    return jobs
+
+
+def tested(task):
+    """As linhas do teste que a tabela usa: as planejadas. O que sobrou de outro plano fica no arquivo e não entra."""
+    planned = set(map(key, final(task)))
+    return [r for r in load(task) if key(r) in planned]
+
+
+def plan(task, jobs):
+    """O que falta rodar, dito antes de começar: (os trabalhos, uma frase com quantos e o tempo que devem levar)."""
+    done = load(task)
+    missing = [job for job in jobs if key(job) not in set(map(key, done))]
+    took = {variant: np.median([r["seconds"] for r in done if r["variant"] == variant]) for variant in
+            {r["variant"] for r in done}}  # fmt: skip
+    count = Counter(job["variant"] for job in missing)
+    listed = ", ".join(f"{n} de {variant}" for variant, n in count.items()) or "nada"
+    minutes = sum(n * took.get(variant, 300) for variant, n in count.items()) / 60 / environment.usable_cores()
+    return missing, f"{len(jobs)} execuções, faltam {len(missing)}: {listed}; uns {minutes:.0f} min"
 
 
 def execute(task, jobs, label):
     """Roda os trabalhos que faltam, um por núcleo, e grava cada linha assim que fica pronta."""
-    done = load(task)
-    write_jsonl(path(task), done)  # sem a linha cortada, se havia
-    missing = [job for job in jobs if key(job) not in set(map(key, done))]
-    print(f"{task}, {label}: {len(missing)} execuções por fazer", flush=True)
+    write_jsonl(path(task), load(task))  # sem a linha cortada, se havia
+    missing, sentence = plan(task, jobs)
+    print(f"{task}, {label}: {sentence}", flush=True)
     if not missing:
         return
     os.environ["TQDM_DISABLE"] = "1"  # nos processos filhos; a barra que interessa é a de fora
     context = multiprocessing.get_context("spawn")
     workers = min(environment.usable_cores(), len(missing))
-    with ProcessPoolExecutor(workers, mp_context=context) as pool, path(task).open("a", encoding="utf-8") as file:
+    with (
+        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        path(task).open("a", encoding="utf-8", newline="\n") as file,
+    ):
         futures = [pool.submit(run, job) for job in missing]
         failures = []
         for future in tqdm(as_completed(futures), total=len(futures), desc=label, unit="execução", disable=False):
@@ -185,8 +222,7 @@ def interval(values):
 
 def summary(task):
     """Um DataFrame com uma linha por (variante, fonte): média e meio intervalo de acurácia e MCC, sementes e n."""
-    done = [r for r in load(task) if r["split"] == "test"]
-    table = []
+    done, table = tested(task), []
     for variant in NAMES:
         runs = [r["metrics"] for r in done if r["variant"] == variant]
         for source in SOURCES[task] if runs else ():
@@ -196,14 +232,14 @@ def summary(task):
     return pd.DataFrame(table, columns=columns)
 
 
-def by_kind():
-    """Um DataFrame com a fração de falhas que o ajuste completo acha, por tipo e fonte: média das sementes.
+def by_kind(variant="full"):
+    """Um DataFrame com a fração de falhas que uma variante acha, por tipo e fonte: média das sementes.
 
     A última linha é o alarme falso: a fração das frases bem escritas que ele também acusa.
     """
     task = tasks.load("aceitabilidade")
     known = rows(task, "test").to_pandas().fillna({"kind": "alarme falso"})
-    runs = [r for r in load(task.name) if r["variant"] == "full" and r["split"] == "test"]
+    runs = [r for r in tested(task.name) if r["variant"] == variant]
     known["accused"] = np.mean([[answer == "0" for answer in r["predictions"]] for r in runs], axis=0)
     table = known.groupby(["kind", "source"])["accused"].mean().unstack()[list(SOURCES[task.name])]
     return table.loc[[*table.index.drop("alarme falso"), "alarme falso"]]
@@ -236,12 +272,86 @@ def publish(task):
         readme.write_text(f"{before}{mark}{markdown(task)}\n{after}", encoding="utf-8")
 
 
+def interleaved(actions, repeats=15):
+    """Os segundos de cada ação, medidas em rodízio para que a máquina pese igual em todas: {nome: (repeats,)}.
+
+    actions: {nome: função sem argumentos}. Cada uma roda antes uma vez, sem contar.
+    """
+    for action in actions.values():
+        action()
+    seconds = {name: np.empty(repeats) for name in actions}
+    for i in range(repeats):
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            seconds[name][i] = time.perf_counter() - started
+    return seconds
+
+
+def ratio(seconds, name, reference):
+    """Quantas vezes o tempo de `reference` uma ação leva: mediana e quartis das razões de cada volta do rodízio."""
+    low, median, high = np.percentile(seconds[name] / seconds[reference], [25, 50, 75])
+    return {"median": median, "low": low, "high": high}
+
+
+def measure_costs(variants=("full", "head", "lora", "lora_r1"), repeats=25, length=32):
+    """O que um passo de treino custa com cada técnica: uma linha por técnica, como em data/resultados/custo.jsonl.
+
+    Conta os parâmetros que treinam, os bytes de gradientes e de estado do AdamW depois de um passo, os do arquivo que
+    se guarda, e mede o passo inteiro, em lotes de 32 × `length` fichas, como razão do passo do ajuste completo.
+    """
+    task, rows, steps = tasks.load("aceitabilidade"), {}, {}
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 8000, (BATCH, length), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+    for variant in variants:
+        technique, settings = TECHNIQUES[variant]
+        model = methods.apply(models.load("bert", task)[0], technique, **settings).train()
+        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-6)
+
+        def step(model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            model(**batch).loss.backward()
+            optimizer.step()
+
+        steps[variant] = step
+        step()
+        trainable, total = modules.count_parameters(model)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        states = [t for state in optimizer.state.values() for t in state.values()]
+        with tempfile.TemporaryDirectory() as folder:
+            methods.save(model, folder)
+            file = sum(f.stat().st_size for f in Path(folder).iterdir())
+        rows[variant] = {"variant": variant, "trainable": trainable, "total": total, "gradient_bytes": size(gradients),
+                         "optimizer_bytes": size(states), "file_bytes": file}  # fmt: skip
+    seconds = interleaved(steps, repeats)
+    for variant, row in rows.items():
+        row["step_ratio"] = {k: round(v, 3) for k, v in ratio(seconds, variant, "full").items()}
+        row["step_ms"] = round(1000 * float(np.median(seconds[variant])), 1)
+    described = environment.describe()
+    return [row | {"batch": [BATCH, length], "environment": described} for row in rows.values()]
+
+
+def size(tensors):
+    """Quantos bytes um conjunto de tensores ocupa."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def costs():
+    """O custo medido de cada técnica, um DataFrame com a variante como índice."""
+    lines = COSTS.read_text(encoding="utf-8").splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines]).set_index("variant")
+
+
 def main():
     for task in STEPS:
-        execute(task, list(sweep(task)), "taxas")
-        execute(task, list(final(task)), "teste")
+        execute(task, sweep(task), "taxas, na validação")
+        execute(task, final(task), "cinco sementes, no teste")
         publish(task)
         print(markdown(task))
+    if not COSTS.exists():
+        print("custo do passo de cada técnica: um minuto", flush=True)
+        write_jsonl(COSTS, measure_costs())
 
 
 if __name__ == "__main__":

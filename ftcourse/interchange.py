@@ -1,0 +1,94 @@
+"""O arquivo de um adaptador, no formato de peft: lido e escrito, conferido antes de tocar em qualquer modelo.
+
+    minha-lora/adapter_config.json          os ajustes
+    minha-lora/adapter_model.safetensors    os pesos, com nomes como base_model.model.….query.lora_A.weight
+
+O que `PeftModel.save_pretrained` grava se lê aqui, e o que se grava aqui `PeftModel.from_pretrained` lê.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from ftcourse.files import atomic_write, choose
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# O que peft grava e não muda a conta. Qualquer outro campo preenchido é uma variante que não se sabe ler.
+HARMLESS = {
+    "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
+    "init_lora_weights", "megatron_core", "megatron_config", "qalora_group_size",
+}  # fmt: skip
+
+
+def write(folder, config, tensors, base=None):
+    """Grava os ajustes e os tensores {nome: valor} de um adaptador; base: o resumo dos pesos em que ele treinou."""
+    fields = {"peft_type": config.peft_type, **dataclasses.asdict(config), "inference_mode": True}
+    metadata = {"format": "pt", **({"base": base} if base else {})}
+    values = {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    folder = Path(folder)
+    with atomic_write(folder / WEIGHTS) as file:
+        file.write(safetensors.torch.save(values, metadata))
+    with atomic_write(folder / CONFIG) as file:
+        file.write(json.dumps(fields, ensure_ascii=False, indent=2).encode())
+
+
+def read(folder, kinds):
+    """(ajustes, {nome: tensor}, resumo da base ou None) de uma pasta. kinds: {peft_type: classe dos ajustes}.
+
+    Levanta FileNotFoundError se falta um arquivo, OSError se está cortado ou não é o que diz ser e ValueError se os
+    ajustes são de uma técnica ou variante que o curso não tem, ou se um peso não é um número.
+    """
+    folder = Path(folder)
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"Em {folder} falta {file}. Um adaptador é uma pasta com {CONFIG} e {WEIGHTS}.")
+    try:
+        fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{folder / CONFIG} está cortado ou não é JSON: {error}.") from error
+    if not isinstance(fields, dict) or "peft_type" not in fields:
+        raise ValueError(f"{folder / CONFIG} não diz a técnica, em peft_type: não é o arquivo de um adaptador.")
+    kind = kinds[choose(f"a técnica que {folder / CONFIG} pede,", fields["peft_type"], kinds)]
+    names = [field.name for field in dataclasses.fields(kind)]
+    variant = [f for f, v in fields.items() if f not in HARMLESS and f not in names and v and v != "none"]
+    if str(fields.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq")):
+        variant.append("init_lora_weights")
+    if variant:
+        raise ValueError(
+            f"{folder / CONFIG} usa {', '.join(f'{f}={fields[f]!r}' for f in variant)}, que o curso não sabe ler. "
+            "Leia-o com peft."
+        )
+    settings = {name: fields[name] for name in names if fields.get(name) is not None}
+    settings |= {n: tuple(v) for n, v in settings.items() if isinstance(v, list)}
+    config = kind(**settings)
+    try:
+        with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
+            base = (file.metadata() or {}).get("base")
+            values = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{folder / WEIGHTS} está cortado ou não é um arquivo safetensors.") from error
+    for name, value in values.items():
+        if not value.isfinite().all():
+            raise ValueError(f"Em {folder / WEIGHTS}, {name} tem valores que não são números (nan ou inf).")
+    return config, values, base
+
+
+def check(folder, values, shapes):
+    """Levanta ValueError se os tensores lidos não são exatamente os que o modelo espera. shapes: {nome: forma}."""
+    where = Path(folder) / WEIGHTS
+    for what, names in (("não tem", shapes.keys() - values.keys()), ("tem, a mais,", values.keys() - shapes.keys())):
+        if names:
+            others = f" e outros {len(names) - 1}" if len(names) > 1 else ""
+            raise ValueError(
+                f"{where} {what} {min(names)}{others}: é de outro modelo, ou de outros ajustes. Nada foi carregado."
+            )
+    for name, shape in shapes.items():
+        if values[name].shape != shape:
+            raise ValueError(
+                f"Em {where}, {name} tem a forma {tuple(values[name].shape)}, e o modelo pede {tuple(shape)}: é outro "
+                "modelo, ou outro r. Nada foi carregado."
+            )

@@ -1,0 +1,258 @@
+"""As técnicas pelo nome: aplicar, trocar de adaptador, desligar, fundir, gravar e ler.
+
+    methods.apply(model, "lora", r=8, lora_alpha=16)     # ou methods.apply(model, LoraConfig(r=8))
+    training.train(model, tokenizer, task, lr=2e-3, steps=200)
+    methods.save(model, "minha-lora/")
+
+Um modelo pode ter vários adaptadores, cada um com um nome; age um por vez. Uma técnica nova é um arquivo como lora.py
+e uma linha em METHODS.
+"""
+
+import dataclasses
+import warnings
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+
+from ftcourse import interchange, modules
+from ftcourse.files import choose
+from ftcourse.lora import LoraConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class FullConfig:
+    """Ajuste completo: todos os parâmetros treinam, e a base muda com eles."""
+
+    peft_type: ClassVar[str] = "FULL"
+    modules_to_save: tuple[str, ...] = ()
+
+    def inject(self, model, name):
+        """Nada a envolver: o que treina já está no modelo."""
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """Só a cabeça: o modelo pré-treinado fica congelado, e treina inteiro o que a tarefa acrescentou a ele."""
+
+    peft_type: ClassVar[str] = "HEAD"
+    modules_to_save: tuple[str, ...] | None = None
+
+    def inject(self, model, name):
+        """Nada a envolver além da cabeça. Levanta ValueError se o modelo não tem uma."""
+        if not self.modules_to_save:
+            raise ValueError("Este modelo não tem uma cabeça para treinar: carregue-o com a tarefa.")
+        return []
+
+
+METHODS = {"full": FullConfig, "head": HeadConfig, "lora": LoraConfig}
+
+
+def configure(method, **settings):
+    """Os ajustes de uma técnica: de um nome de METHODS, ou de um objeto pronto. Levanta ValueError se não a conhece."""
+    if isinstance(method, tuple(METHODS.values())):
+        return dataclasses.replace(method, **settings)
+    kind = METHODS[choose("a técnica", method, METHODS)]
+    for setting in settings:
+        choose(f"o ajuste de {method!r} chamado", setting, [field.name for field in dataclasses.fields(kind)])
+    return kind(**settings)
+
+
+def apply(model, method, name="default", *, seed=0, **settings):
+    """Congela a base, acrescenta o que a técnica treina e devolve o mesmo modelo, com o adaptador `name` ativo.
+
+    method: um nome de METHODS, com os ajustes como argumentos, ou um objeto como LoraConfig. O mesmo `name` de novo
+    recomeça o adaptador; outro nome acrescenta mais um. seed: de onde saem os números sorteados, sem mexer no gerador
+    global. Com "full" a própria base treina: para recomeçar, carregue o modelo outra vez.
+
+    Levanta ValueError se não conhece a técnica ou um ajuste, ou se o modelo não tem o que eles pedem. Nesse caso, o
+    modelo fica como estava.
+    """
+    config = configure(method, **settings)
+    if not str(name).isidentifier():
+        raise ValueError(f"O nome de um adaptador é uma palavra só, de letras, números e _; veio {name!r}.")
+    others = set(adapters(model)) - {name}
+    if others and isinstance(config, FullConfig):
+        raise ValueError(
+            f"O ajuste completo mudaria a base de {', '.join(map(repr, sorted(others)))}. Carregue o modelo outra vez."
+        )
+    config = dataclasses.replace(config, modules_to_save=whole(model, config.modules_to_save))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unmerge(model)
+        layers = config.inject(model, name)
+    layers += [modules.wrap(model, module, modules.TrainedCopy).add(name) for module in config.modules_to_save]
+    for layer in modules.layers(model).values():
+        if layer not in layers:
+            layer.remove(name)  # o que o adaptador de mesmo nome tinha em outros lugares
+    modules.unwrap(model)
+    model.adapters = {**adapters(model), name: config}
+    return activate(model, name)
+
+
+def whole(model, names):
+    """Os nomes completos dos módulos que treinam inteiros; None pede a cabeça. Levanta ValueError se um não existe."""
+    if names is None:
+        return modules.head(model)
+    inside = tuple(f"{name}." for name in modules.layers(model))
+    known = [name for name, _ in model.named_modules() if not name.startswith(inside)]
+    matches = {name: modules.ending_in(known, name) for name in names}
+    for name, found in matches.items():
+        if not found:
+            raise ValueError(f"modules_to_save: este modelo não tem um módulo chamado {name!r}.")
+    return tuple(dict.fromkeys(name for found in matches.values() for name in found))
+
+
+def adapters(model):
+    """Os adaptadores de um modelo, na ordem em que chegaram: {nome: ajustes}."""
+    return getattr(model, "adapters", {})
+
+
+def active(model):
+    """O nome do adaptador que age. Levanta ValueError se o modelo não tem nenhum."""
+    if not adapters(model):
+        raise ValueError('O modelo não tem adaptador: comece por methods.apply(model, "lora").')
+    return model.active_name
+
+
+def tensors(model, name):
+    """O que um adaptador treina, com os nomes que peft lhe dá num arquivo, sem o começo: {nome: Parameter}."""
+    if isinstance(adapters(model)[choose("o adaptador", name, adapters(model))], FullConfig):
+        return dict(model.named_parameters())
+    return {
+        f"{path}.{key}".replace(".base_layer", ""): parameter
+        for path, layer in modules.layers(model).items()
+        for key, parameter in layer.tensors(name).items()
+    }
+
+
+def activate(model, name):
+    """Põe um adaptador para agir e treinar, no lugar do que estava. Devolve o modelo."""
+    trained = tensors(model, name).values()
+    unmerge(model)
+    for layer in modules.layers(model).values():
+        layer.active = name if name in layer.names() else None
+    model.active_name = name
+    model.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return model
+
+
+@contextmanager
+def disabled(model):
+    """Dentro do `with`, o modelo responde como a base: sem adaptador, fundido ou não, e com a cabeça que tinha."""
+    name, layers = active(model), list(modules.layers(model).values())
+    if isinstance(adapters(model)[name], FullConfig):
+        raise ValueError("O ajuste completo mudou a própria base, que não volta: carregue o modelo outra vez.")
+    before = [(layer, layer.active, layer.unmerged is not None) for layer in layers]
+    for layer in layers:
+        layer.unmerge()
+        layer.active = None
+    try:
+        yield model
+    finally:
+        for layer, was_active, was_merged in before:
+            layer.active = was_active
+            if was_merged:
+                layer.merge()
+
+
+def merge(model):
+    """Soma o adaptador ativo aos pesos da base. Enquanto estiver fundido, nada treina. Devolve o modelo."""
+    active(model)
+    for layer in modules.layers(model).values():
+        layer.merge()
+    model.requires_grad_(False)
+    return model
+
+
+def unmerge(model):
+    """Desfaz `merge`: a base volta a ter os mesmos bits, e o adaptador, a treinar. Devolve o modelo."""
+    merged = [layer for layer in modules.layers(model).values() if layer.unmerged is not None]
+    for layer in merged:
+        layer.unmerge()
+    return activate(model, active(model)) if merged else model
+
+
+def merge_and_unload(model):
+    """O modelo de transformers com o adaptador ativo já somado aos pesos, e mais nada. Devolve o mesmo objeto."""
+    for layer in modules.layers(merge(model)).values():
+        layer.unmerged = None
+        for name in layer.names():
+            layer.remove(name)
+    modules.unwrap(model)
+    del model.adapters, model.active_name
+    return model
+
+
+def remove(model, name):
+    """Tira um adaptador do modelo; se era o ativo, o último que resta passa a agir. Devolve o modelo."""
+    choose("o adaptador", name, adapters(model))
+    unmerge(model)
+    for layer in modules.layers(model).values():
+        layer.remove(name)
+        if layer.active == name:
+            layer.active = None
+    modules.unwrap(model)
+    model.adapters = {n: config for n, config in adapters(model).items() if n != name}
+    if model.adapters and model.active_name == name:
+        activate(model, list(model.adapters)[-1])
+    return model
+
+
+def save(model, folder, name=None):
+    """Grava um adaptador, o ativo se `name` não vem, em `folder`, no formato de peft: ver `interchange`.
+
+    `target_modules` vai por extenso, porque "all-linear" de peft inclui a cabeça. Vai também um resumo da base em que o
+    adaptador treinou, que `load` confere.
+    """
+    name = active(model) if name is None else name
+    saved, config, base = tensors(model, name), adapters(model)[name], None
+    if hasattr(config, "target_modules"):
+        config = dataclasses.replace(config, target_modules=modules.targets(model, name))
+    if not isinstance(config, FullConfig):
+        with disabled(model):
+            base = modules.fingerprint(model)
+    interchange.write(folder, config, saved, base)
+
+
+def load(model, folder, name="default"):
+    """Põe no modelo, com o nome `name` e já ativo, um adaptador que `save` ou peft gravou. Devolve o modelo.
+
+    Levanta FileNotFoundError se falta um arquivo, OSError se está cortado e ValueError se não é deste modelo: nesses
+    casos o modelo fica como estava. Avisa, com `warnings`, se a base não é aquela em que o adaptador treinou ou se uma
+    parte sorteada da cabeça não veio no arquivo.
+    """
+    config, values, base = interchange.read(folder, {kind.peft_type: kind for kind in METHODS.values()})
+    known = [module for module, _ in model.named_modules()]
+    listed = config.modules_to_save or ()  # peft lista também nomes de cabeças que o modelo não tem
+    config = dataclasses.replace(config, modules_to_save=tuple(m for m in listed if modules.ending_in(known, m)))
+    before = active(model) if adapters(model) else None
+    apply(model, config, PROBE)
+    shapes = {key: parameter.shape for key, parameter in tensors(model, PROBE).items()}
+    remove(model, PROBE)
+    if before:
+        activate(model, before)
+    interchange.check(folder, values, shapes)
+    if base and base != modules.fingerprint(model):
+        warnings.warn(
+            f"O adaptador de {folder} treinou sobre outros pesos. Confira se o modelo é o mesmo e se um adaptador já "
+            "não foi somado a ele.",
+            stacklevel=2,
+        )
+    if absent := set(modules.head(model)) - set(whole(model, config.modules_to_save)):
+        warnings.warn(
+            f"O adaptador de {folder} não traz {', '.join(sorted(absent))}. Se o pré-treino também não, essa parte "
+            "está sorteada, e as respostas não são as do treino.",
+            stacklevel=2,
+        )
+    apply(model, config, name)
+    with torch.no_grad():
+        for key, parameter in tensors(model, name).items():
+            parameter.copy_(values[key])
+    return model
+
+
+PROBE = "lendo"  # o adaptador provisório com que `load` confere um arquivo antes de tocar no que existe

@@ -1,0 +1,223 @@
+"""As partes de um modelo: achá-las pelo nome ou pelo papel, envolvê-las sem copiá-las, contar o que treina.
+
+    modules.find(model, "all-linear")      # {"bert.encoder.layer.0.attention.self.query": Linear(…), …}
+    modules.head(model)                    # ("classifier", "bert.pooler")
+    modules.count_parameters(model)        # (os que treinam, todos)
+
+Os nomes são os de `model.named_modules()`, com as camadas já envolvidas no lugar das originais.
+"""
+
+import copy
+import difflib
+import hashlib
+import re
+
+import torch
+from torch import nn
+
+HEADS = ("classifier", "score", "classification_head", "qa_outputs")  # como transformers chama a cabeça de uma tarefa
+
+
+class AdapterLayer(nn.Module):
+    """Uma camada em volta de `base_layer`, que continua a ser o mesmo módulo, com o que cada adaptador treina.
+
+    Cada subclasse guarda os seus parâmetros em `nn.ParameterDict`s, com o nome do adaptador como chave. Age no máximo
+    um adaptador por vez, `active`; sem nenhum, a resposta é a da camada base.
+    """
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.active = None
+        self.unmerged = None  # o peso da base, enquanto um adaptador está somado a ele
+
+    def tensors(self, name):
+        """Os parâmetros de um adaptador, com os nomes que peft lhes dá num arquivo: {"lora_A.weight": …}."""
+        own = {key: child for key, child in self.named_children() if isinstance(child, nn.ParameterDict)}
+        return {f"{key}.weight": parameters[name] for key, parameters in own.items() if name in parameters}
+
+    def names(self):
+        """Os nomes dos adaptadores que esta camada tem."""
+        dicts = [child for child in self.children() if isinstance(child, (nn.ParameterDict, nn.ModuleDict))]
+        return list(dict.fromkeys(name for child in dicts for name in child))
+
+    def remove(self, name):
+        """Esquece um adaptador, se a camada o tem."""
+        for child in self.children():
+            if isinstance(child, (nn.ParameterDict, nn.ModuleDict)) and name in child:
+                del child[name]
+
+    def merge(self):
+        """Troca o peso da base por W + ΔW do adaptador ativo. Uma camada já fundida fica como está.
+
+        W não é alterado: fica guardado, e `unmerge` o devolve bit a bit (subtrair ΔW deixaria um arredondamento).
+        """
+        if self.unmerged is None and self.active and (delta := self.delta_weight(self.active)) is not None:
+            weight = self.base_layer.weight
+            self.unmerged = weight.data
+            weight.data = (weight.data + delta).to(weight.dtype)
+
+    def unmerge(self):
+        """Devolve à base o peso que ela tinha."""
+        if self.unmerged is not None:
+            self.base_layer.weight.data, self.unmerged = self.unmerged, None
+
+    @torch.no_grad()
+    def delta_weight(self, name):
+        """O ΔW que um adaptador soma ao peso, com a forma dele; None se a camada não se funde."""
+        return None
+
+    def __getattr__(self, name):
+        if name in ("weight", "bias", "in_features", "out_features"):  # quem usa o modelo pergunta por eles à camada
+            return getattr(self.base_layer, name)
+        return super().__getattr__(name)
+
+
+class TrainedCopy(AdapterLayer):
+    """Um módulo que treina inteiro, como a cabeça: cada adaptador tem a sua cópia, e o original fica como estava."""
+
+    def __init__(self, base_layer):
+        super().__init__(base_layer)
+        self.copies = nn.ModuleDict()
+
+    def add(self, name):
+        """Uma cópia do original para um adaptador novo, em float32. Devolve a camada."""
+        self.copies[name] = copy.deepcopy(self.base_layer).float()
+        return self
+
+    def tensors(self, name):
+        return dict(self.copies[name].named_parameters()) if name in self.copies else {}
+
+    def merge(self):
+        """Põe a cópia do adaptador ativo no lugar do original, que fica guardado."""
+        if self.unmerged is None and self.active in self.copies:
+            kind = next(self.base_layer.parameters()).dtype
+            self.unmerged = [self.base_layer]  # numa lista, para não virar um submódulo
+            self.base_layer = copy.deepcopy(self.copies[self.active]).to(kind)
+
+    def unmerge(self):
+        """Devolve o original ao seu lugar."""
+        if self.unmerged is not None:
+            [self.base_layer], self.unmerged = self.unmerged, None
+
+    def forward(self, *inputs):
+        if self.unmerged is not None or self.active not in self.copies:
+            return self.base_layer(*inputs)
+        chosen = self.copies[self.active]
+        kind = next(chosen.parameters()).dtype
+        return chosen(*(x.to(kind) for x in inputs))
+
+
+def layers(model):
+    """As camadas envolvidas de um modelo, por nome; a que envolve outra vem antes dela. {nome: AdapterLayer}"""
+    return {name: module for name, module in model.named_modules() if isinstance(module, AdapterLayer)}
+
+
+def targets(model, name):
+    """Os nomes das camadas em que um adaptador age, sem contar as que ele treina inteiras."""
+    held = {n: layer for n, layer in layers(model).items() if name in layer.names()}
+    return tuple(n.replace(".base_layer", "") for n, layer in held.items() if not isinstance(layer, TrainedCopy))
+
+
+def wrap(model, name, kind):
+    """A camada de tipo `kind` em volta do módulo `name`: a que já houver, ou uma nova, posta no lugar dele."""
+    module = layer = model.get_submodule(name)
+    while isinstance(layer, AdapterLayer):
+        if type(layer) is kind:
+            return layer
+        layer = layer.base_layer
+    wrapped = kind(module).train(module.training)
+    model.set_submodule(name, wrapped)
+    return wrapped
+
+
+def unwrap(model):
+    """Tira os envoltórios em que não resta adaptador: cada base volta ao seu lugar."""
+    for name, layer in reversed(layers(model).items()):  # de dentro para fora
+        if not layer.names():
+            model.set_submodule(name, layer.base_layer)
+
+
+def named_linear(model):
+    """As camadas lineares de um modelo, envolvidas ou não, sem as que estão dentro de outra. {nome: módulo}
+
+    Linear é o que tem `in_features` e `out_features`: também as de 4 bits.
+    """
+    inside = tuple(f"{name}." for name in layers(model))
+    outer = ((name, module) for name, module in model.named_modules() if not name.startswith(inside))
+    return {n: m for n, m in outer if hasattr(m, "in_features") and hasattr(m, "out_features")}
+
+
+def head(model):
+    """Os nomes do que a tarefa acrescenta ao modelo pré-treinado: a cabeça e, em BERT, o *pooler* que a alimenta.
+
+    Vazio quando o modelo tem a saída do pré-treino, que prevê fichas.
+    """
+    outer = tuple(name for name in HEADS if hasattr(model, name))
+    prefix = getattr(model, "base_model_prefix", "")
+    pooled = outer and getattr(getattr(model, prefix, None), "pooler", None) is not None
+    return (*outer, f"{prefix}.pooler") if pooled else outer
+
+
+def find(model, target_modules, outside=()):
+    """As camadas lineares que `target_modules` escolhe, como em peft: {nome: módulo}.
+
+    "all-linear": todas as do modelo pré-treinado, fora a cabeça e a saída que prevê fichas. Outro texto: uma expressão
+    regular para o nome inteiro. Uma lista: nomes, ou finais de nomes a partir de um ponto, como "query". O que está
+    nos módulos `outside` não entra.
+
+    Levanta ValueError, com os nomes que existem, se um deles não escolhe nada.
+    """
+    closed = tuple(f"{name}." for name in outside)
+    linear = {n: m for n, m in named_linear(model).items() if not f"{n}.".startswith(closed)}
+    if target_modules == "all-linear":
+        body, closed = set(model.base_model.modules()), tuple(f"{name}." for name in head(model))
+        output = model.get_output_embeddings()
+        matches = {
+            target_modules: [
+                n for n, m in linear.items() if m in body and m is not output and not f"{n}.".startswith(closed)
+            ]
+        }
+    elif isinstance(target_modules, str):
+        matches = {target_modules: [n for n in linear if re.fullmatch(target_modules, n)]}
+    else:
+        matches = {target: ending_in(linear, target) for target in target_modules}
+    missing = [target for target, names in matches.items() if not names]
+    if missing:
+        endings = list(dict.fromkeys(n.rsplit(".", 1)[-1] for n in linear))
+        close = difflib.get_close_matches(missing[0], endings, n=1)
+        raise ValueError(
+            f"target_modules: nenhuma camada linear se chama {missing[0]!r}. As deste modelo se chamam "
+            f'{", ".join(map(repr, endings))}; "all-linear" escolhe todas.'
+            + (f" Você quis dizer {close[0]!r}?" if close else "")
+        )
+    chosen = set().union(*matches.values())
+    return {n: m for n, m in linear.items() if n in chosen}
+
+
+def ending_in(names, ending):
+    """Os nomes que são `ending` ou terminam nele a partir de um ponto, como peft os compara."""
+    return [name for name in names if f".{name}".endswith(f".{ending}")]
+
+
+def fingerprint(model):
+    """Um resumo dos pesos da base, em 16 dígitos, o mesmo em float32 e em bfloat16; None se há pesos quantizados.
+
+    De cada peso entram oito números: basta para notar outra base, ou um adaptador já somado a esta.
+    """
+    own = {id(p) for layer in layers(model).values() for name in layer.names() for p in layer.tensors(name).values()}
+    closed, digest = tuple(f"{name}." for name in head(model)), hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if id(parameter) in own or name.startswith(closed):
+            continue
+        if not parameter.is_floating_point():
+            return None
+        values = parameter.detach().flatten()
+        digest.update(values[:: max(1, len(values) // 8)].bfloat16().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def count_parameters(model):
+    """Quantos parâmetros treinam, e quantos há: (int, int). Pesos compartilhados contam uma vez."""
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trains in counts if trains), sum(n for n, _ in counts)
