@@ -13,7 +13,7 @@ import sys
 
 PYTHON = (3, 11)
 DISK_GB = 4
-LIBRARIES = ("torch", "transformers", "datasets", "numpy")
+LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
 def check_python(version=sys.version_info):
