@@ -8,7 +8,7 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH=$(TORCH) não existe aqui: use TORCH=cpu, para o PyTorch sem GPU, ou não use TORCH)
 endif
 
-.PHONY: ajuda aula teste modelos bancada
+.PHONY: ajuda aula teste slides modelos bancada
 .DEFAULT_GOAL := ajuda
 
 ajuda: ## lista os comandos
@@ -24,6 +24,14 @@ teste: .venv/pronto ## confere o estilo, roda os testes e todos os cadernos
 	$(BIN)/ruff format --check
 	$(BIN)/pytest tests
 	TQDM_DISABLE=1 $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 120 notebooks
+
+slides: .ferramentas .venv/pronto ## monta a aula de LoRA em slides/pronto: HTML, PDF e notas; precisa de node, npm e Chromium
+	@$(BIN)/python slides/constroi.py
+
+# Nunca existe: é o que confere, antes da instalação longa, se há com que montar os slides.
+.ferramentas:
+	@command -v $(PYTHON) >/dev/null || { echo "Não encontrei o comando $(PYTHON). Instale o Python 3.11 ou mais novo, ou aponte o seu: make slides PYTHON=python3.12." >&2; exit 1; }
+	@$(PYTHON) slides/ferramentas.py
 
 modelos: .venv/pronto ## pré-treina um BERT com a pasta de textos CORPUS em DESTINO; interrompido, continua de onde parou
 	@test -n "$(CORPUS)" || { echo "Diga onde estão os textos: make modelos CORPUS=pasta, com arquivos .txt ou .txt.xz." >&2; exit 1; }
