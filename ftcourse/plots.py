@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 
 # Okabe e Ito (2008), sem o laranja e o azul-claro, que sobre branco ficam abaixo do contraste 3:1
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
@@ -72,4 +73,84 @@ def intervals(table, names, sources, ax=None):
     ax.invert_yaxis()
     if len(sources) > 1:
         ax.legend(loc="upper right")
+    return ax
+
+
+# ---------------------------------------------------------------- para projetar
+
+PROJECTED = {  # 18 pontos são 24 px: a menor letra que se lê do fundo da sala
+    "font.size": 18, "axes.titlesize": 18, "lines.linewidth": 3, "lines.markersize": 11, "axes.linewidth": 1.2,
+    "xtick.major.size": 6, "ytick.major.size": 0, "legend.handlelength": 1.6,
+}  # fmt: skip
+SANS = ("Segoe UI", "Helvetica Neue", "Noto Sans", "Liberation Sans", "Arial", "DejaVu Sans")  # as de slides/tema.css
+
+
+def projected(width, height):
+    """O eixo de uma figura de slide, com o tamanho em px: o SVG entra no slide sem ser redimensionado."""
+    ax = axes()  # restaura o estilo do curso antes de aumentar as letras
+    plt.close(ax.figure)
+    installed = set(font_manager.get_font_names())
+    plt.rcParams.update(PROJECTED | {"font.family": [name for name in SANS if name in installed]})
+    return plt.subplots(figsize=(width / 96, height / 96))[1]
+
+
+def comma(axis, digits):
+    """Números com vírgula decimal num eixo."""
+    axis.set_major_formatter(lambda value, _: f"{value:.{digits}f}".replace(".", ","))
+
+
+def low_rank(d, r, ax=None):
+    """ΔW (d × d), B (d × r) e A (r × d), em escala; tracejado, o lugar do produto BA, ao lado de B e sob A."""
+    ax = axes(figsize=(7, 2.6)) if ax is None else ax
+    left, gap = 1.75 * d, 0.05 * d
+    for x, y, width, height, color, alpha in (
+        (0, 0, d, d, COLORS[4], 0.12), (left, 0, r, d, COLORS[0], 1), (left + r + gap, d + gap, d, r, COLORS[1], 1),
+    ):  # fmt: skip
+        ax.add_patch(plt.Rectangle((x, y), width, height, facecolor=color, edgecolor="none", alpha=alpha))
+    ax.add_patch(plt.Rectangle((left + r + gap, 0), d, d, fill=False, linestyle="--", edgecolor="gray"))
+    ax.text(d / 2, d / 2, f"ΔW\n{d} × {d}", ha="center", va="center")
+    ax.text(1.25 * d, d / 2, "=", ha="center", va="center", fontsize="xx-large")
+    ax.text(left - gap, d / 2, f"B\n{d} × {r}", ha="right", va="center")
+    ax.text(left + r + gap + d / 2, d / 2, "BA", ha="center", va="center")
+    ax.text(left + r + 2 * gap + d, d + gap, f"A, {r} × {d}", va="center")
+    ax.set(xlim=(-2, left + 1.65 * d), ylim=(-2, d + r + gap + 2), aspect="equal")
+    ax.axis("off")
+    return ax
+
+
+def rates(curves, names, ax=None):
+    """Acurácia contra taxa de aprendizado, uma linha por técnica; o anel marca a melhor.
+
+    curves: {variante: {taxa: acurácia}}. names: {variante: nome}.
+    """
+    ax = axes() if ax is None else ax
+    for i, (variant, curve) in enumerate(curves.items()):
+        tried = sorted(curve)
+        best = max(tried, key=curve.get)
+        ax.plot(tried, [curve[lr] for lr in tried], marker="os^"[i], label=names[variant])
+        ax.plot(best, curve[best], "o", markersize=24, markerfacecolor="none", color=COLORS[i], markeredgewidth=2)
+    ax.set(xscale="log", xlabel="taxa de aprendizado", ylabel="acurácia na validação")
+    comma(ax.yaxis, 2)
+    ax.xaxis.set_major_formatter(lambda lr, _: f"{lr:.8f}".rstrip("0").rstrip(".").replace(".", ","))
+    ax.xaxis.set_minor_formatter(lambda *_: "")
+    ax.margins(0.08, 0.2)
+    ax.legend()
+    return ax
+
+
+def found(table, names, ax=None):
+    """Um ponto por tipo de falha e técnica: a fração que ela acusa. Uma linha separa a última, o alarme falso.
+
+    table: DataFrame com os tipos nas linhas e uma coluna por variante. names: {variante: nome}.
+    """
+    ax = axes(figsize=(7, 0.5 * len(table) + 1)) if ax is None else ax
+    heights = np.arange(len(table))
+    ax.hlines(heights, table.min(axis=1), table.max(axis=1), color="black", linewidth=1.5)
+    for i, (variant, name) in enumerate(names.items()):
+        ax.plot(table[variant], heights, "os^"[i], color=COLORS[i], label=name)
+    ax.axhline(len(table) - 1.5, color="black", linewidth=1, linestyle=":")
+    ax.set(yticks=heights, yticklabels=table.index, xlim=(0, 1), xlabel="fração acusada")
+    comma(ax.xaxis, 1)
+    ax.invert_yaxis()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=len(names))
     return ax
