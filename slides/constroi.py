@@ -1,0 +1,342 @@
+"""Monta a aula de LoRA: preenche lora.md com números de data/resultados, desenha as figuras e chama o Marp.
+
+    python slides/constroi.py [DESTINO]        # sem DESTINO, em slides/pronto
+
+Grava lora.html, lora.pdf e lora.notas.txt.
+
+Nenhum número medido é digitado em lora.md. Cada um vem de um destes lugares:
+
+- `data/resultados`: a bancada da aceitabilidade e os custos (lora_custo.json);
+- as contas de `arithmetic`, com as medidas do mini-BERT-pt;
+- `publicados.csv`: o que está em artigos, com a seção ou a tabela.
+
+É preciso ter Node.js, npm e Chromium; na primeira vez, rede, para o npm trazer o Marp. O HTML é um arquivo só, com
+figuras e letras dentro.
+"""
+
+import base64
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jinja2
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from ferramentas import chromium, missing, node
+
+from ftcourse import benchmark, plots, tasks
+from ftcourse.files import DATA, atomic_write
+
+HERE = Path(__file__).resolve().parent
+MODULES = HERE / "node_modules"
+TASK = "aceitabilidade"
+R, ALPHA = 8, 16  # a LoRA da bancada
+LARGE = 4096  # a largura das camadas de um modelo de 7 bilhões de parâmetros
+COPIES = 10  # as tarefas que dividem uma base
+NAMES = {  # os da bancada, mais curtos: aqui cada letra tem 24 px
+    "majority": "classe majoritária",
+    "tfidf": "TF-IDF e regressão",
+    "random": "completo, pesos sorteados",
+    "head": "só a cabeça",
+    "without_labels": "espanto, sem rótulos",
+    "lora_r1": "LoRA, r = 1",
+    "lora": f"LoRA, r = {R}",
+    "full": "ajuste completo",
+}
+COMPARED = {variant: NAMES[variant] for variant in ("full", "lora")}
+COSTS = ("full", "lora", "head")
+FALSE_ALARM = "alarme falso"
+
+
+class Shown(float):
+    """Um número que sabe como se escreve em português, com as casas que se mostram."""
+
+    def __new__(cls, value, digits=0):
+        shown = super().__new__(cls, value)
+        shown.digits = digits
+        return shown
+
+    def __str__(self):
+        return f"{float(self):,.{self.digits}f}".translate(str.maketrans(",.", ".,")).replace("-", "−")
+
+
+def rate(value):
+    """Uma taxa de aprendizado, sem zeros à direita."""
+    return Shown(value, next(d for d in range(1, 12) if math.isclose(round(value, d), value)))
+
+
+# ---------------------------------------------------------------- de onde vêm os números
+
+
+def measured():
+    """{variante: {fonte: acurácia e metade do intervalo}}, e o sentido da comparação entre LoRA e ajuste completo."""
+    table = benchmark.summary(TASK)
+    lacking = [variant for variant in NAMES if variant not in set(table["variant"])]
+    if lacking:
+        raise SystemExit(
+            f"Em {benchmark.path(TASK)} faltam as execuções de {', '.join(lacking)}: rode make bancada, que completa o "
+            "que falta, e monte os slides de novo."
+        )
+    rows = table.set_index(["variant", "source"])
+    values = {
+        variant: {
+            source: {"accuracy": Shown(row.accuracy, 3), "half": Shown(row.accuracy_half, 3)}
+            for source, row in rows.loc[variant].iterrows()
+        }
+        for variant in NAMES
+    }
+    values["diferenca"] = {
+        source: {
+            "pontos": Shown(100 * abs(values["lora"][source]["accuracy"] - values["full"][source]["accuracy"]), 1),
+            "sentido": direction(values["lora"][source], values["full"][source]),
+        }
+        for source in benchmark.SOURCES[TASK]
+    }
+    values["sementes"] = Shown(rows.loc["full", "seeds"].min())
+    values["confianca"] = Shown(95)  # o intervalo que benchmark.interval calcula
+    return values
+
+
+def direction(one, other):
+    """ "acima" ou "abaixo", se os dois intervalos não se tocam; senão, "empate"."""
+    gap = one["accuracy"] - other["accuracy"]
+    if abs(gap) <= one["half"] + other["half"]:
+        return "empate"
+    return "acima" if gap > 0 else "abaixo"
+
+
+def curves():
+    """{variante: {taxa: acurácia média das fontes}}, na validação, com uma semente e todos os passos."""
+    found = {variant: {} for variant in COMPARED}
+    for r in benchmark.load(TASK):
+        if r["variant"] in found and (r["split"], r["seed"], r["steps"]) == ("validation", 0, benchmark.STEPS[TASK]):
+            found[r["variant"]][r["lr"]] = float(np.mean([m["accuracy"] for m in r["metrics"].values()]))
+    for variant, curve in found.items():
+        if len(curve) < 2:
+            raise SystemExit(
+                f"Em {benchmark.path(TASK)} faltam as taxas que {variant} tentou na validação: rode make bancada e "
+                "monte os slides de novo."
+            )
+    return found
+
+
+def best_rates(found):
+    best = {variant: max(sorted(curve), key=curve.get) for variant, curve in found.items()}
+    edge = [v for v, curve in found.items() if best[v] in (min(curve), max(curve))]
+    return {v: rate(lr) for v, lr in best.items()} | {
+        "vezes": Shown(best["lora"] / best["full"], 0 if best["lora"] >= 10 * best["full"] else 1),
+        "borda": [COMPARED[v] for v in edge],
+    }
+
+
+def accused():
+    """Um DataFrame, tipo de falha por variante: a fração acusada em todas as fontes; no fim, o alarme falso."""
+    known = benchmark.rows(tasks.load(TASK), "test").to_pandas().fillna({"kind": FALSE_ALARM})
+    done = [r for r in benchmark.load(TASK) if r["split"] == "test"]
+    table = pd.DataFrame(
+        {
+            variant: np.mean([[a == "0" for a in r["predictions"]] for r in done if r["variant"] == variant], axis=0)
+            for variant in COMPARED
+        }
+    )
+    table = table.groupby(known["kind"].to_numpy()).mean()
+    return table.loc[[*table["full"].drop(FALSE_ALARM).sort_values(ascending=False).index, FALSE_ALARM]]
+
+
+def widest(table):
+    """O tipo em que as duas técnicas mais diferem, com a porcentagem de cada uma."""
+    kinds = table.drop(FALSE_ALARM)
+    kind = (kinds["lora"] - kinds["full"]).abs().idxmax()
+    return {"nome": kind} | {variant: Shown(100 * table.loc[kind, variant]) for variant in COMPARED}
+
+
+def costs():
+    """O que cada técnica treina, guarda e demora, de data/resultados/lora_custo.json."""
+    path = benchmark.path(TASK).with_name("lora_custo.json")
+    if not path.exists():
+        raise SystemExit(f"Não encontrei {path}, os custos medidos de cada técnica.")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    shown = {}
+    for variant in COSTS:
+        cost = stored[variant]
+        ratio = {k: Shown(v, 2) for k, v in cost["step_ratio"].items()}
+        share = 100 * cost["trainable"] / cost["total"]
+        shown[variant] = {
+            "treina": Shown(cost["trainable"]),
+            "fracao": Shown(share, 0 if share >= 2 else 1),
+            "estado": Shown((cost["gradient_bytes"] + cost["optimizer_bytes"]) / 1e6, 1),
+            "arquivo": Shown(cost["file_bytes"] / 1e6, 1),
+            "passo": ratio | {"porcento": Shown(100 * cost["step_ratio"]["median"])},
+        }
+    shown["copias"] = Shown(COPIES * stored["full"]["file_bytes"] / 1e6)
+    shown["uma_base"] = Shown((stored["full"]["file_bytes"] + COPIES * stored["lora"]["file_bytes"]) / 1e6)
+    return shown
+
+
+def arithmetic():
+    """O que sai de uma conta com as medidas do mini-BERT-pt, sem treino nenhum."""
+    config = json.loads((DATA / "modelos" / "mini-bert-pt" / "config.json").read_text(encoding="utf-8"))
+    d, f, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    linears = [(d, d)] * 4 + [(d, f), (f, d)]  # q, k, v, saída; sobe, desce
+    weights = layers * sum(rows * columns for rows, columns in linears)
+    trained = layers * sum(R * (rows + columns) for rows, columns in linears)
+    return {
+        "r": Shown(R), "alfa": Shown(ALPHA), "alfa_r": Shown(ALPHA / R), "d": Shown(d), "grande": Shown(LARGE),
+        "d2": Shown(d * d), "grande2": Shown(LARGE**2), "rd2": Shown(2 * R * d), "grande_rd2": Shown(2 * R * LARGE),
+        "fracao": Shown(100 * 2 * R / d, 2), "grande_fracao": Shown(100 * 2 * R / LARGE, 2),
+        "bert": Shown(trained), "bert_linear": Shown(weights), "bert_fracao": Shown(100 * trained / weights, 1),
+        "passo_lora": Shown((4 * weights + 6 * trained) / (6 * weights), 2), "passo_cabeca": Shown(2 / 6, 2),
+        "tarefas": Shown(COPIES),
+    }  # fmt: skip
+
+
+def published():
+    """{chave: {valor, fonte}} de publicados.csv; o valor é mostrado com as casas do arquivo."""
+    with (HERE / "publicados.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        row["chave"]: {"fonte": row["fonte"]}
+        | ({"valor": Shown(row["valor"], len(row["valor"].partition(".")[2]))} if row["valor"] else {})
+        for row in rows
+    }
+
+
+def context():
+    """Tudo que lora.md pode mostrar."""
+    return measured() | {
+        "taxa": best_rates(curves()), "tipo": widest(accused()), "custo": costs(), "conta": arithmetic(),
+        "publicado": published(),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- o que se grava
+
+
+def render(template, values):
+    """O Markdown preenchido. Um nome que não existe é um erro, não um espaço em branco."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(values)
+
+
+def slides(markdown):
+    """Os slides de um Markdown de Marp: título, texto, minutos e notas de cada um."""
+    _, _, body = markdown.partition("---\n")[2].partition("\n---\n")
+    found = []
+    for source in re.split(r"^---$", body, flags=re.M):
+        title = re.search(r"^#+ (.+)$", source, re.M)
+        timed = re.search(r"<!--\s*\[(\d+) min\]\s*(.*?)-->", source, re.S)
+        found.append(
+            {
+                "title": title[1] if title else "",
+                "text": re.sub(r"<!--.*?-->", "", source, flags=re.S).strip(),
+                "minutes": int(timed[1]) if timed else 0,
+                "notes": timed[2].strip() if timed else "",
+            }
+        )
+    return found
+
+
+def handout(deck):
+    """As notas de quem apresenta, para imprimir: cada slide com o minuto em que começa."""
+    pages, clock = [], 0
+    for number, slide in enumerate(deck, 1):
+        notes = "\n\n".join(textwrap.fill(" ".join(part.split()), 88) for part in slide["notes"].split("\n\n"))
+        pages.append(f"{number}. {slide['title']}\n[{clock}–{clock + slide['minutes']} min]\n\n{notes}\n")
+        clock += slide["minutes"]
+    return ("\n" + "-" * 88 + "\n\n").join(pages)
+
+
+def figures(values, folder):
+    """Desenha as figuras da aula, uma por arquivo SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cost = values["custo"]
+    draw = {
+        "aposta": lambda: plots.low_rank(int(values["conta"]["d"]), R, plots.projected(1160, 350)),
+        "acuracia": lambda: plots.comma(
+            plots.intervals(benchmark.summary(TASK), NAMES, benchmark.SOURCES[TASK], plots.projected(1160, 390)).xaxis,
+            2,
+        ),
+        "taxas": lambda: plots.rates(curves(), COMPARED, plots.projected(1160, 370)),
+        "tipos": lambda: plots.found(accused(), COMPARED, plots.projected(1160, 400)),
+        "tarefas": lambda: plots.bars(
+            [f"{COPIES} cópias", f"1 base e {COPIES} adaptadores"],
+            [cost["copias"], cost["uma_base"]],
+            plots.projected(1160, 220),
+            unit=" MB",
+            digits=0,
+        ).set(xticks=[]),
+    }
+    with plt.rc_context():
+        for name, figure in draw.items():
+            figure()
+            plt.gcf().savefig(folder / f"{name}.svg", metadata={"Date": None})
+            plt.close()
+
+
+def marp(source, *options):
+    """Chama o Marp sobre um Markdown; o que ele diz só aparece se falhar."""
+    command = [node(), MODULES / "@marp-team" / "marp-cli" / "marp-cli.js", source, *options]
+    command += ["--config-file", HERE / "marp.config.mjs", "--theme-set", HERE / "tema.css"]
+    variables = {"CHROME_PATH": chromium()}
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        variables["CHROME_NO_SANDBOX"] = "1"  # o Chromium não se isola quando quem o roda é o administrador
+    said = subprocess.run(command, env=os.environ | variables, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if said.returncode:
+        raise SystemExit(f"O Marp parou:\n{said.stderr}")
+
+
+def embed(page, folder):
+    """O HTML com as letras das fórmulas e as figuras dentro dele."""
+
+    def data(match):
+        kind = {".woff2": "font/woff2", ".svg": "image/svg+xml"}[Path(match[0]).suffix]
+        return f"data:{kind};base64,{base64.b64encode((folder / match[0]).read_bytes()).decode()}"
+
+    page = re.sub(r",url\([^)]*\.(?:woff|ttf)[\"']?\) ?format\([^)]*\)", "", page)  # basta o formato mais novo
+    return re.sub(r"(?:katex|figuras)/[\w-]+\.(?:woff2|svg)", data, page)
+
+
+def install():
+    """Traz o Marp e o KaTeX nas versões de package-lock.json, se não estão aqui."""
+    if not (MODULES / ".package-lock.json").exists():
+        print("Trazendo o Marp do npm: um minuto, só desta vez.", flush=True)
+        variables = os.environ | {"PUPPETEER_SKIP_DOWNLOAD": "1"}
+        command = [shutil.which("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+        if subprocess.run(command, cwd=HERE, env=variables).returncode:
+            raise SystemExit("O npm não trouxe o Marp: confira a rede e rode make slides de novo.")
+
+
+def main(destination=HERE / "pronto"):
+    if missing():
+        raise SystemExit(missing())
+    destination = Path(destination)
+    values = context()  # antes do npm: se falta um resultado, não adianta esperar
+    install()
+    markdown = render((HERE / "lora.md").read_text(encoding="utf-8"), values)
+    figures(values, destination / "figuras")
+    shutil.copytree(
+        MODULES / "katex" / "dist" / "fonts", destination / "katex", dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("*.ttf", "*.woff"),
+    )  # fmt: skip
+    source = destination / "lora.md"
+    source.write_text(markdown, encoding="utf-8")
+    marp(source, "--output", destination / "lora.pdf", "--pdf-outlines", "--pdf-outlines.pages=false")
+    marp(source, "--output", destination / "lora.html")
+    with atomic_write(destination / "lora.notas.txt") as file:
+        file.write(handout(slides(markdown)).encode())
+    page = (destination / "lora.html").read_text(encoding="utf-8")
+    with atomic_write(destination / "lora.html") as file:
+        file.write(embed(page, destination).encode())
+    print(f"Prontos em {destination}: lora.html, lora.pdf e lora.notas.txt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
