@@ -35,11 +35,48 @@ TYPICAL = {
         (lambda d, s: d / s, "corte no meio"),
         (lambda d, s: 1 / 0, "ZeroDivisionError"),
     ],
+    "04.1": [
+        (lambda x, W, A, B, a: x @ W.T + a * (x @ A.T) @ B.T, "sem dividir por r"),
+        (lambda x, W, A, B, a: x @ W.T + (x @ A.T) @ B.T, "falta a escala"),
+        (lambda x, W, A, B, a: a / len(A) * (x @ A.T) @ B.T, "falta Wx"),
+        (lambda x, W, A, B, a: a / len(A) * (x @ W.T + (x @ A.T) @ B.T), "só para BAx"),
+        (lambda x, W, A, B, a: x @ W.T + a / len(A) ** 0.5 * (x @ A.T) @ B.T, "rsLoRA"),
+        (lambda x, W, A, B, a: x @ W.T + a / A.shape[1] * (x @ A.T) @ B.T, "não é d_in"),
+        (lambda x, W, A, B, a: x @ W.T + a / len(B) * (x @ A.T) @ B.T, "não é d_out"),
+        (lambda x, W, A, B, a: x @ W.T, "sem LoRA"),
+        (lambda x, W, A, B, a: x @ W.T + a / len(A) * (x @ B.T) @ A.T, "não se encaixam"),
+        (lambda x, W, A, B, a: (x @ W.T).T, "a forma"),
+        (lambda x, W, A, B, a: x @ W.T - (x @ A.T) @ B.T, "difere"),
+        (3.0, "sem parênteses"),
+    ],
+    "04.2": [
+        ((8, 8), "a norma cai"),
+        ((128, 128), "se multiplica por 4"),
+        ((8, 32), "trocados"),
+        ((2, 8), "inverso"),
+        ((32, 32), "não depende de r"),
+        ((20, 8), "não conserva"),
+        ((32, 9), "proporcional a α"),
+        (32, "dois números"),
+    ],
+    "04.3": [
+        (lambda r, a, d: a**2 / (3 * d * r), "inverso"),
+        (lambda r, a, d: d * r / a**2, "variância"),
+        (lambda r, a, d: 3 * d / a, "uma vez"),
+        (lambda r, a, d: 3 * d * r**2 / a**2, "soma r linhas"),
+        (lambda r, a, d: 3 * d / r, "ao quadrado"),
+        (lambda r, a, d: 3 * d / a**2, "rsLoRA"),
+        (lambda r, a, d: 24, "veio 24"),
+        (24, "sem parênteses"),
+    ],
 }
 RIGHT = {
     "00.1": lambda s, h: -(s - h).max(),
     "00.2": (0.8, 0),
     "00.3": lambda d, s: phi(d / (2 * s)),
+    "04.1": lambda x, W, A, B, a: x @ W.T + a / len(A) * x @ A.T @ B.T,
+    "04.2": (32, 8),
+    "04.3": lambda r, a, d: 3 * d * r / a**2,
 }
 CASES = [(exercise, answer, hint) for exercise, cases in TYPICAL.items() for answer, hint in cases]
 

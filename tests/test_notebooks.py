@@ -179,7 +179,18 @@ def spelling(notebook, name):
             yield word
 
 
-RULES = [valid, title, colab, headings, figures, clean, executed, fresh, short, solved, voice, spelling]
+def links(notebook, name):
+    """Arquivos e pastas que o texto aponta ou cita entre crases e que não existem."""
+    for source in markdown(notebook):
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", source):
+            if not re.match(r"https?://", target) and not (ROOT / "notebooks" / target).exists():
+                yield target
+        for target in re.findall(r"`((?:data|ftcourse|tests|slides|notebooks)/[\w./-]+)`", source):
+            if not (ROOT / target).exists():
+                yield target
+
+
+RULES = [valid, title, colab, headings, figures, clean, executed, fresh, short, solved, voice, links, spelling]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -197,6 +208,19 @@ def test_every_cell_may_run_twice_in_a_row(path):
         if failed(cell) and cell.metadata["papel"] != "rigor" and "raises-exception" not in tags(cell)
     ]
     assert not problems
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_second_run_of_a_cell_says_the_same(path):
+    """Menos onde a célula mede tempo, que traz a marca `tempo`."""
+    cells = rehearse(path)
+    pairs = [(once, again) for once, again in zip(cells, cells[1:]) if again.metadata["papel"] == "de novo"]
+    assert [
+        f"{once.source}\n{text(once)}\n---\n{text(again)}"
+        for once, again in pairs
+        if "tempo" not in tags(once) and text(once) != text(again)
+    ] == []
 
 
 def test_the_readme_sounds_like_the_course():
@@ -288,6 +312,8 @@ def error_output():
         (solved, 7, lambda cell: cell.update(source=cell.source + "\n" + cell.source)),
         (voice, 4, lambda cell: cell.update(source="Vamos mergulhar.")),
         (voice, 4, lambda cell: cell.update(source="Funciona!")),
+        (links, 4, lambda cell: cell.update(source="[a ficha](../data/nao_existe.md)")),
+        (links, 4, lambda cell: cell.update(source="Está em `ftcourse/nao_existe.py`.")),
     ],
 )
 def test_a_rule_sees_its_problem(sample, rule, cell, change):
