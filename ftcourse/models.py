@@ -11,23 +11,21 @@ from dataclasses import dataclass
 import torch
 import transformers
 
+from ftcourse import modules
 from ftcourse.files import DATA, check, choose
 
 
 @dataclass(frozen=True)
 class Family:
-    """Uma família: a pasta do modelo embutido, as classes de transformers e o que o pré-treino não cobre."""
+    """Uma família: a pasta do modelo embutido e as classes de transformers, a do pré-treino e a da tarefa."""
 
     folder: str
     pretraining_class: str
     task_class: str
-    head: tuple[str, ...]  # começos dos nomes dos parâmetros da cabeça da tarefa
 
 
 FAMILIES = {
-    "bert": Family(
-        "mini-bert-pt", "AutoModelForMaskedLM", "AutoModelForSequenceClassification", ("classifier.", "bert.pooler.")
-    ),
+    "bert": Family("mini-bert-pt", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"),
 }
 PROFILES = ("embutido",)  # de onde vêm os pesos; o padrão pode ser trocado em FTCOURSE_PERFIL
 
@@ -55,7 +53,8 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
             model, info = auto.from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
-            if lost := [name for name in info["missing_keys"] if not name.startswith(chosen.head)]:
+            drawn = tuple(f"{name}." for name in modules.head(model))
+            if lost := [name for name in info["missing_keys"] if not name.startswith(drawn)]:
                 raise OSError(
                     f"Os pesos de {folder} não têm {', '.join(sorted(lost)[:3])}: o arquivo não é deste modelo."
                 )

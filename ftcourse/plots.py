@@ -70,6 +70,7 @@ def intervals(table, names, sources, ax=None):
     chance = table.loc[table["variant"] == "majority", "accuracy"].iloc[0]
     ax.axvline(chance, color="black", linewidth=1, linestyle=":")
     ax.set(yticks=range(len(names)), yticklabels=names.values(), xlabel="acurácia no teste")
+    comma(ax.xaxis, 2)
     ax.invert_yaxis()
     if len(sources) > 1:
         ax.legend(loc="upper right")

@@ -6,7 +6,7 @@ Grava lora.html, lora.pdf e lora.notas.txt.
 
 Nenhum número medido é digitado em lora.md. Cada um vem de um destes lugares:
 
-- `data/resultados`: a bancada da aceitabilidade e os custos (lora_custo.json);
+- `data/resultados`: a bancada da aceitabilidade e os custos de cada técnica;
 - as contas de `arithmetic`, com as medidas do mini-BERT-pt;
 - `publicados.csv`: o que está em artigos, com a seção ou a tabela.
 
@@ -114,18 +114,9 @@ def direction(one, other):
 
 
 def curves():
-    """{variante: {taxa: acurácia média das fontes}}, na validação, com uma semente e todos os passos."""
-    found = {variant: {} for variant in COMPARED}
-    for r in benchmark.load(TASK):
-        if r["variant"] in found and (r["split"], r["seed"], r["steps"]) == ("validation", 0, benchmark.STEPS[TASK]):
-            found[r["variant"]][r["lr"]] = float(np.mean([m["accuracy"] for m in r["metrics"].values()]))
-    for variant, curve in found.items():
-        if len(curve) < 2:
-            raise SystemExit(
-                f"Em {benchmark.path(TASK)} faltam as taxas que {variant} tentou na validação: rode make bancada e "
-                "monte os slides de novo."
-            )
-    return found
+    """{variante: {taxa: acurácia média das fontes}}, na validação."""
+    swept = benchmark.swept(TASK).set_index("variant")
+    return {variant: dict(swept.loc[[variant], ["lr", "accuracy"]].to_numpy()) for variant in COMPARED}
 
 
 def best_rates(found):
@@ -140,7 +131,7 @@ def best_rates(found):
 def accused():
     """Um DataFrame, tipo de falha por variante: a fração acusada em todas as fontes; no fim, o alarme falso."""
     known = benchmark.rows(tasks.load(TASK), "test").to_pandas().fillna({"kind": FALSE_ALARM})
-    done = [r for r in benchmark.load(TASK) if r["split"] == "test"]
+    done = benchmark.tested(TASK)
     table = pd.DataFrame(
         {
             variant: np.mean([[a == "0" for a in r["predictions"]] for r in done if r["variant"] == variant], axis=0)
@@ -159,11 +150,10 @@ def widest(table):
 
 
 def costs():
-    """O que cada técnica treina, guarda e demora, de data/resultados/lora_custo.json."""
-    path = benchmark.path(TASK).with_name("lora_custo.json")
-    if not path.exists():
-        raise SystemExit(f"Não encontrei {path}, os custos medidos de cada técnica.")
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    """O que cada técnica treina, guarda e demora, como benchmark.measure_costs o mediu."""
+    if not benchmark.COSTS.exists():
+        raise SystemExit(f"Não encontrei {benchmark.COSTS}, os custos de cada técnica: rode make bancada.")
+    stored = benchmark.costs().to_dict("index")
     shown = {}
     for variant in COSTS:
         cost = stored[variant]
@@ -260,9 +250,8 @@ def figures(values, folder):
     cost = values["custo"]
     draw = {
         "aposta": lambda: plots.low_rank(int(values["conta"]["d"]), R, plots.projected(1160, 350)),
-        "acuracia": lambda: plots.comma(
-            plots.intervals(benchmark.summary(TASK), NAMES, benchmark.SOURCES[TASK], plots.projected(1160, 390)).xaxis,
-            2,
+        "acuracia": lambda: plots.intervals(
+            benchmark.summary(TASK), NAMES, benchmark.SOURCES[TASK], plots.projected(1160, 390)
         ),
         "taxas": lambda: plots.rates(curves(), COMPARED, plots.projected(1160, 370)),
         "tipos": lambda: plots.found(accused(), COMPARED, plots.projected(1160, 400)),

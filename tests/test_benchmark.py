@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -17,9 +18,21 @@ HAVE_RESULTS = [task for task in benchmark.STEPS if benchmark.path(task).exists(
 each_task = pytest.mark.parametrize("name", sorted({TASK, *HAVE_RESULTS}))
 
 
+STEPS = benchmark.STEPS[TASK]
+
+
 def row(variant="full", lr=5e-4, seed=0, split="test", accuracy=0.8):
     metrics = {source: {"accuracy": accuracy, "mcc": 0.5, "f1": 0.7, "n": 10} for source in benchmark.SOURCES[TASK]}
-    return {"task": TASK, "variant": variant, "split": split, "lr": lr, "steps": 9, "seed": seed, "metrics": metrics}
+    steps = STEPS if lr else None
+    return {
+        "task": TASK,
+        "variant": variant,
+        "split": split,
+        "lr": lr,
+        "steps": steps,
+        "seed": seed,
+        "metrics": metrics,
+    }
 
 
 @pytest.fixture
@@ -79,18 +92,39 @@ def test_what_is_done_is_not_run_again(results, monkeypatch):
     assert [r["seed"] for r in benchmark.load(TASK)] == [0, 1, 2]
 
 
-def test_the_best_rate_is_that_of_the_validation():
+def test_the_best_rate_is_that_of_the_validation(results, monkeypatch):
+    monkeypatch.setattr(benchmark, "RATES", {"full": (1e-4, 5e-4, 1e-3), "lora": (1e-2,)})
     tried = [row(lr=lr, split="validation", accuracy=a) for lr, a in ((1e-4, 0.7), (5e-4, 0.9), (1e-3, 0.8))]
-    tried += [row(lr=2e-3, accuracy=1.0), row("head", lr=1e-2, split="validation", accuracy=0.95)]
-    assert benchmark.best_rate("full", tried) == 5e-4
+    tried += [row("lora", lr=1e-2, split="validation", accuracy=0.95)]
+    stale = [row(lr=2e-3, split="validation", accuracy=1.0), row(lr=1e-4, accuracy=1.0)]  # fora do plano
+    results(*tried, *stale)
+    assert benchmark.best_rates(TASK) == {"full": 5e-4, "lora": 1e-2, "lora_r1": 1e-2}
+    assert [*benchmark.swept(TASK).query("variant == 'full'")["accuracy"]] == pytest.approx([0.7, 0.9, 0.8])
+
+
+def test_the_plan_says_what_is_missing_and_how_long_it_takes(results, monkeypatch):
+    monkeypatch.setattr("ftcourse.environment.usable_cores", lambda: 2)
+    results(row() | {"seconds": 240})
+    jobs = [{k: v for k, v in row(seed=seed).items() if k != "metrics"} for seed in range(4)]
+    missing, sentence = benchmark.plan(TASK, jobs)
+    assert missing == jobs[1:] and sentence == "4 execuções, faltam 3: 3 de full; uns 6 min"
+
+
+def test_the_clock_goes_round_and_the_ratio_is_of_each_round():
+    calls = []
+    seconds = benchmark.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
+    assert calls == ["a", "b"] * 4 and {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+    slow = {"a": np.array([2.0, 4.0, 9.0]), "b": np.array([1.0, 2.0, 3.0])}
+    assert benchmark.ratio(slow, "a", "b") == {"median": 2, "low": 2, "high": 2.5}
 
 
 def test_the_table_has_the_mean_and_the_interval(results):
-    results(row(accuracy=0.7), row(seed=1, accuracy=0.8), row("tfidf", None, None, accuracy=0.56))
+    runs = [row(accuracy=0.7), row(seed=1, accuracy=0.8), row("tfidf", None, None, accuracy=0.56)]
+    results(row(split="validation"), *runs, row(lr=1e-4, seed=3, accuracy=0))  # a última, de outro plano, não entra
     half = benchmark.interval([0.7, 0.8])[1]
     lines = benchmark.markdown(TASK).splitlines()
     cell = f"0,750 ± {half:.3f} (0.50)".replace(".", ",")
-    assert lines[-1] == "| ajuste completo do mini-BERT-pt | " + " | ".join([cell] * 3) + " |"
+    assert lines[-1] == "| ajuste completo | " + " | ".join([cell] * 3) + " |"
     assert lines[-2] == "| TF-IDF e regressão logística | " + " | ".join(["0,560 (0,50)"] * 3) + " |"
     assert len(lines) == 4
 
@@ -101,9 +135,9 @@ def test_the_table_has_the_mean_and_the_interval(results):
 @each_task
 def test_every_variant_ran_with_five_seeds_and_its_best_rate(name):
     done = benchmark.load(name)
-    planned = [*benchmark.sweep(name), *benchmark.final(name)]
+    planned = benchmark.sweep(name) + benchmark.final(name)
     assert sorted(str(benchmark.key(r)) for r in done) == sorted(str(benchmark.key(job)) for job in planned)
-    for variant in benchmark.RATES:
+    for variant in benchmark.TECHNIQUES:
         assert sorted(r["seed"] for r in done if (r["variant"], r["split"]) == (variant, "test")) == [0, 1, 2, 3, 4]
     assert all(r["environment"][fact] for r in done for fact in ("commit", "torch", "transformers", "processor"))
 
@@ -137,8 +171,10 @@ def test_full_fine_tuning_passes_its_gate(source, baseline):
     assert mean["full", source] >= mean[baseline, source] + 0.15
 
 
-def test_without_pretraining_the_counterexample_does_not_need_fine_tuning():
-    """O componente da BNCC: um saco de palavras fica a menos de 5 pontos do ajuste completo, ou acima dele."""
-    if "bncc_componente" in HAVE_RESULTS:
-        mean = benchmark.summary("bncc_componente").set_index("variant")["accuracy"]
-        assert mean["tfidf"] >= mean["full"] - 0.05
+def test_the_costs_are_those_of_todays_code():
+    stored = benchmark.costs()
+    assert list(stored.index) == ["full", "head", "lora", "lora_r1"]
+    measured = pd.DataFrame(benchmark.measure_costs(repeats=1, length=4)).set_index("variant")
+    for column in ("trainable", "total", "gradient_bytes", "optimizer_bytes", "file_bytes"):
+        assert measured[column].to_dict() == stored[column].to_dict(), column
+    assert all(row["median"] > 0 and row["low"] <= row["median"] <= row["high"] for row in stored["step_ratio"])

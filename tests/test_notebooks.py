@@ -1,6 +1,7 @@
 """A forma dos cadernos. Cada regra diz os problemas que vê; um caderno inventado prova que ela os vê."""
 
 import functools
+import itertools
 import re
 import statistics
 import tomllib
@@ -215,7 +216,7 @@ def test_every_cell_may_run_twice_in_a_row(path):
 def test_the_second_run_of_a_cell_says_the_same(path):
     """Menos onde a célula mede tempo, que traz a marca `tempo`."""
     cells = rehearse(path)
-    pairs = [(once, again) for once, again in zip(cells, cells[1:]) if again.metadata["papel"] == "de novo"]
+    pairs = [(once, again) for once, again in itertools.pairwise(cells) if again.metadata["papel"] == "de novo"]
     assert [
         f"{once.source}\n{text(once)}\n---\n{text(again)}"
         for once, again in pairs

@@ -307,7 +307,8 @@ def test_a_missing_variant_is_named(tmp_path, monkeypatch):
     benchmark.path(constroi.TASK).write_text("".join(json.dumps(r) + "\n" for r in kept), "utf-8")
     with pytest.raises(SystemExit, match="faltam as execuções de lora_r1, lora: rode make bancada"):
         constroi.measured()
-    with pytest.raises(SystemExit, match=r"Não encontrei .*lora_custo\.json"):
+    monkeypatch.setattr(benchmark, "COSTS", tmp_path / "custo.jsonl")
+    with pytest.raises(SystemExit, match=r"Não encontrei .*custo\.jsonl"):
         constroi.costs()
 
 

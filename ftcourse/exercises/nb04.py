@@ -61,8 +61,8 @@ def exercise_2(answer):
         raise Wrong("os dois números estão trocados: qual coluna da seção 3 já ficava igual com α fixo?")
     if 128 in (norm, useful):
         raise Wrong(
-            "128 mantém a razão α/r em 2. Com ela fixa e r dezesseis vezes maior, a norma do passo se multiplica por 4 e "
-            "a parte contra o gradiente por 16: a seção 3 mostra isso na linha do α sozinho."
+            "128 mantém a razão α/r em 2. Com a razão fixa e r dezesseis vezes maior, a norma se multiplica por "
+            "4 e a parte contra o gradiente por 16: é a linha do α sozinho, na seção 3."
         )
     if 2 in (norm, useful):
         raise Wrong("2 é o caminho inverso: com r maior e α fixo a norma já encolhe. α menor a encolhe mais.")
