@@ -29,11 +29,12 @@ from ftcourse.files import DATA, write_jsonl
 STEPS = {"aceitabilidade": 1_350}  # umas três épocas
 BATCH = 32
 SEEDS = range(5)
-TECHNIQUES = {  # a técnica e os seus ajustes; lora_r1 tem a mesma escala α/r que lora
+TECHNIQUES = {  # a técnica e os seus ajustes; as LoRAs têm todas a mesma escala, α/r = 2
     "full": ("full", {}),
     "head": ("head", {}),
     "lora": ("lora", {"r": 8, "lora_alpha": 16}),
     "lora_r1": ("lora", {"r": 1, "lora_alpha": 2}),
+    "lora_r64": ("lora", {"r": 64, "lora_alpha": 128}),
     "random": ("full", {}),  # a partir de pesos sorteados
 }
 RATES = {  # a taxa sai da validação, com a semente 0 e todos os passos: a melhor de um treino curto é alta demais
@@ -43,6 +44,7 @@ RATES = {  # a taxa sai da validação, com a semente 0 e todos os passos: a mel
     "random": (2e-5, 1e-4),
 }
 SAME_RATE = {"lora_r1": "lora"}  # com α/r fixo, a taxa quase não depende do posto
+LONGER = (("lora", 2), ("full", 2), ("lora_r64", 1))  # o que explicaria a distância: mais passos, ou mais posto?
 BASELINES = ("majority", "tfidf", "without_labels")
 NAMES = {
     "majority": "classe majoritária",
@@ -156,6 +158,25 @@ def best_rates(task):
     table = swept(task)
     best = table.loc[table.groupby("variant")["accuracy"].idxmax()].set_index("variant")["lr"].to_dict()
     return best | {variant: best[other] for variant, other in SAME_RATE.items() if other in best}
+
+
+def explanations(task):
+    """Os trabalhos que separam duas explicações, na validação e com a semente 0: mais passos, ou mais posto."""
+    rates, common = best_rates(task), {"task": task, "split": "validation", "seed": 0}
+    return [
+        {**common, "variant": variant, "lr": rates[variant.removesuffix("_r64")], "steps": times * STEPS[task]}
+        for variant, times in LONGER
+    ]
+
+
+def explained(task):
+    """Um DataFrame com a acurácia na validação por fonte, uma linha por (variante, passos): as duas explicações."""
+    rates, done = best_rates(task), {key(r): r for r in load(task)}
+    jobs = [job for job in sweep(task) if job["variant"] in ("full", "lora") and job["lr"] == rates[job["variant"]]]
+    rows = [done[key(job)] for job in jobs + explanations(task) if key(job) in done]
+    table = [{s: m["accuracy"] for s, m in r["metrics"].items()} for r in rows]
+    index = pd.MultiIndex.from_tuples([(r["variant"], r["steps"]) for r in rows], names=["variant", "steps"])
+    return pd.DataFrame(table, index=index).sort_index()
 
 
 def final(task):
@@ -346,6 +367,7 @@ def costs():
 def main():
     for task in STEPS:
         execute(task, sweep(task), "taxas, na validação")
+        execute(task, explanations(task), "mais passos ou mais posto, na validação")
         execute(task, final(task), "cinco sementes, no teste")
         publish(task)
         print(markdown(task))
