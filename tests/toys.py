@@ -16,7 +16,7 @@ import datasets
 import torch
 import transformers
 
-from ftcourse import tasks, training
+from ftcourse import methods, modules, tasks, training
 from ftcourse.files import DATA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +76,97 @@ def toy_corpus(n, seed=0):
     return [" ".join(rng.choices(lexicon, weights, k=rng.randint(30, 45))).capitalize() + "." for _ in range(n)]
 
 
+# ---------------------------------------------------------------- as três famílias, minúsculas
+
+
+def bert_config(rng, heads, width):
+    return transformers.BertConfig(
+        hidden_size=heads * width, num_attention_heads=heads, num_hidden_layers=rng.randint(1, 2),
+        intermediate_size=rng.randint(12, 40), max_position_embeddings=32,
+    )  # fmt: skip
+
+
+def llama_config(rng, heads, width):
+    return transformers.LlamaConfig(
+        hidden_size=heads * width, num_attention_heads=heads, num_hidden_layers=rng.randint(1, 2),
+        intermediate_size=rng.randint(12, 40), num_key_value_heads=rng.choice([1, 2]), max_position_embeddings=32,
+        attention_dropout=0.1,
+    )  # fmt: skip
+
+
+def t5_config(rng, heads, width, feed_forward="gated-gelu"):
+    return transformers.T5Config(
+        d_model=2 * rng.randint(5, 16), num_heads=heads, d_kv=width, num_layers=rng.randint(1, 2),
+        d_ff=rng.randint(12, 40), feed_forward_proj=feed_forward, decoder_start_token_id=0,
+    )  # fmt: skip
+
+
+TINY = {
+    "bert": (transformers.BertForSequenceClassification, bert_config),
+    "llama": (transformers.LlamaForSequenceClassification, llama_config),
+    "t5": (transformers.T5ForSequenceClassification, t5_config),
+    "bert mlm": (transformers.BertForMaskedLM, bert_config),
+    "llama lm": (transformers.LlamaForCausalLM, llama_config),
+    "t5 lm": (transformers.T5ForConditionalGeneration, t5_config),
+    "t5 relu lm": (transformers.T5ForConditionalGeneration, lambda *args: t5_config(*args, feed_forward="relu")),
+}
+WITH_HEAD, GENERATE = ("bert", "llama", "t5"), ("llama lm", "t5 lm", "t5 relu lm")
+PAD, EOS, VOCABULARY = 0, 1, 50
+
+
+def tiny(family, seed=0, dtype=torch.float32):
+    """Um modelo minúsculo de TINY: o tamanho e os pesos saem de `seed`, sem mexer no gerador global."""
+    kind, configure = TINY[family]
+    rng = random.Random(seed)
+    config = configure(rng, rng.choice([2, 4]), rng.choice([4, 6]))
+    config.update({"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": 2})
+    config.num_labels = 3
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = kind(config)
+        for parameter in model.parameters():  # com os desvios do pré-treino, tão pequenos, tudo seria quase zero
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.to(dtype).eval()
+
+
+def tiny_batch(model, seed=0):
+    """Três frases de tamanhos diferentes, com o que o modelo precisa para dar a perda."""
+    rng = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (3, 7), generator=rng)
+    for row, end in enumerate((6, 4, 2)):
+        ids[row, end], ids[row, end + 1 :] = EOS, PAD
+    if any(hasattr(model, name) for name in modules.HEADS):
+        labels = torch.randint(3, (3,), generator=rng)
+    else:
+        labels = torch.randint(3, VOCABULARY, (3, 7), generator=rng)
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": labels}
+
+
+@torch.no_grad()
+def logits(model, seed=0):
+    """Os logits da mesma frase de sempre; o modelo não muda de modo."""
+    return model(**tiny_batch(model, seed)).logits
+
+
+def shake(model, seed=1):
+    """Muda ao acaso tudo o que treina, como um treino faria: com B = 0, muito erro passaria por acerto."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=rng))
+    return model
+
+
+def photo(model):
+    """Tudo o que uma recusa tem de deixar como estava: os bits, o que treina, os módulos, o adaptador que age."""
+    bits = {name: tensor.float().numpy().tobytes() for name, tensor in model.state_dict().items()}
+    parts = {name: (type(module), module.training) for name, module in model.named_modules()}
+    merged = {name: layer.unmerged is not None for name, layer in modules.layers(model).items()}
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    return bits, parts, merged, trains, methods.adapters(model), getattr(model, "active_name", None)
+
+
 # ---------------------------------------------------------------- processos que morrem
 
 # Com forkserver, as bibliotecas são carregadas uma vez só, e cada processo que se mata custa milésimos.
@@ -121,12 +212,13 @@ def die_at(call, function):
     setattr(os, function, mortal)
 
 
-def train_toy(checkpoint, *death):
+def train_toy(checkpoint, *death, method="full"):
     """Um treino que grava a cada três passos; `death`: ver die_at."""
     if death:
         die_at(*death)
+    model = methods.apply(toy_model(), method)
     training.train(
-        toy_model(), tokenizer(), toy_task(), lr=2e-3, steps=90, batch_size=8, eval_every=30, checkpoint=checkpoint,
+        model, tokenizer(), toy_task(), lr=2e-3, steps=90, batch_size=8, eval_every=30, checkpoint=checkpoint,
         checkpoint_every=3,
     )  # fmt: skip
 
