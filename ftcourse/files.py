@@ -81,7 +81,7 @@ def check(folder):
 
 def choose(what, given, known):
     """Devolve `given` se estiver entre os nomes conhecidos; senão, ValueError com o que existe e o mais parecido."""
-    if given in known:
+    if given in [*known]:  # também o que não serve de chave, como uma lista, merece a resposta abaixo
         return given
     close = difflib.get_close_matches(str(given), known, n=1)
     hint = f" Você quis dizer {close[0]!r}?" if close else ""

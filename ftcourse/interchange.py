@@ -22,12 +22,13 @@ HARMLESS = {
     "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
     "init_lora_weights", "megatron_core", "megatron_config", "qalora_group_size",
 }  # fmt: skip
+NEEDED = ("r", "lora_alpha")  # os padrões daqui não são os de peft: quem falta não se adivinha
 
 
 def write(folder, config, tensors, base=None):
     """Grava os ajustes e os tensores {nome: valor} de um adaptador; base: o resumo dos pesos em que ele treinou."""
     fields = {"peft_type": config.peft_type, **dataclasses.asdict(config), "inference_mode": True}
-    metadata = {"format": "pt", **({"base": base} if base else {})}
+    metadata = {"base": base} if base else {"format": "pt"}  # uma chave só: de duas, safetensors sorteia a ordem
     values = {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     folder = Path(folder)
     with atomic_write(folder / WEIGHTS) as file:
@@ -54,6 +55,8 @@ def read(folder, kinds):
         raise ValueError(f"{folder / CONFIG} não diz a técnica, em peft_type: não é o arquivo de um adaptador.")
     kind = kinds[choose(f"a técnica que {folder / CONFIG} pede,", fields["peft_type"], kinds)]
     names = [field.name for field in dataclasses.fields(kind)]
+    if lost := [name for name in NEEDED if name in names and fields.get(name) is None]:
+        raise ValueError(f"{folder / CONFIG} não diz {', '.join(lost)}: foi cortado ou alterado. Grave-o outra vez.")
     variant = [f for f, v in fields.items() if f not in HARMLESS and f not in names and v and v != "none"]
     if str(fields.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq")):
         variant.append("init_lora_weights")

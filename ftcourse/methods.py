@@ -8,12 +8,14 @@ Um modelo pode ter vários adaptadores, cada um com um nome; age um por vez. Uma
 e uma linha em METHODS.
 """
 
+import copy
 import dataclasses
 import warnings
 from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from ftcourse import interchange, modules
 from ftcourse.files import choose
@@ -47,16 +49,16 @@ class HeadConfig:
 
 
 METHODS = {"full": FullConfig, "head": HeadConfig, "lora": LoraConfig}
+RESERVED = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}  # nomes como "keys", que torch recusa como chave
 
 
 def configure(method, **settings):
     """Os ajustes de uma técnica: de um nome de METHODS, ou de um objeto pronto. Levanta ValueError se não a conhece."""
-    if isinstance(method, tuple(METHODS.values())):
-        return dataclasses.replace(method, **settings)
-    kind = METHODS[choose("a técnica", method, METHODS)]
+    ready = isinstance(method, tuple(METHODS.values()))
+    kind = type(method) if ready else METHODS[choose("a técnica", method, METHODS)]
     for setting in settings:
-        choose(f"o ajuste de {method!r} chamado", setting, [field.name for field in dataclasses.fields(kind)])
-    return kind(**settings)
+        choose(f"o ajuste de {kind.__name__} chamado", setting, [field.name for field in dataclasses.fields(kind)])
+    return dataclasses.replace(method, **settings) if ready else kind(**settings)
 
 
 def apply(model, method, name="default", *, seed=0, **settings):
@@ -70,18 +72,28 @@ def apply(model, method, name="default", *, seed=0, **settings):
     modelo fica como estava.
     """
     config = configure(method, **settings)
-    if not str(name).isidentifier():
-        raise ValueError(f"O nome de um adaptador é uma palavra só, de letras, números e _; veio {name!r}.")
-    others = set(adapters(model)) - {name}
-    if others and isinstance(config, FullConfig):
+    if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
         raise ValueError(
-            f"O ajuste completo mudaria a base de {', '.join(map(repr, sorted(others)))}. Carregue o modelo outra vez."
+            f"O nome de um adaptador é uma palavra só, de letras, números e _, que torch não use; veio {name!r}."
+        )
+    others = {other: kind for other, kind in adapters(model).items() if other != name}
+    if others and FullConfig in map(type, (config, *others.values())):
+        raise ValueError(
+            "O ajuste completo muda a base e não convive com outro adaptador, e o modelo tem "
+            f"{', '.join(map(repr, others))}. Carregue o modelo outra vez."
         )
     config = dataclasses.replace(config, modules_to_save=whole(model, config.modules_to_save))
+    merged = [layer for layer in modules.layers(model).values() if layer.unmerged is not None]
+    for layer in merged:
+        layer.unmerge()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unmerge(model)
-        layers = config.inject(model, name)
+        try:
+            layers = config.inject(model, name)
+        except ValueError:
+            for layer in merged:
+                layer.merge()
+            raise
     layers += [modules.wrap(model, module, modules.TrainedCopy).add(name) for module in config.modules_to_save]
     for layer in modules.layers(model).values():
         if layer not in layers:
@@ -95,6 +107,8 @@ def whole(model, names):
     """Os nomes completos dos módulos que treinam inteiros; None pede a cabeça. Levanta ValueError se um não existe."""
     if names is None:
         return modules.head(model)
+    if isinstance(names, str) or not modules.names_only(names):
+        raise ValueError(f'modules_to_save={names!r}: é uma lista de nomes, como ["classifier"].')
     inside = tuple(f"{name}." for name in modules.layers(model))
     known = [name for name, _ in model.named_modules() if not name.startswith(inside)]
     matches = {name: modules.ending_in(known, name) for name in names}
@@ -130,8 +144,8 @@ def tensors(model, name):
 def activate(model, name):
     """Põe um adaptador para agir e treinar, no lugar do que estava. Devolve o modelo."""
     trained = tensors(model, name).values()
-    unmerge(model)
     for layer in modules.layers(model).values():
+        layer.unmerge()
         layer.active = name if name in layer.names() else None
     model.active_name = name
     model.requires_grad_(False)
@@ -170,10 +184,7 @@ def merge(model):
 
 def unmerge(model):
     """Desfaz `merge`: a base volta a ter os mesmos bits, e o adaptador, a treinar. Devolve o modelo."""
-    merged = [layer for layer in modules.layers(model).values() if layer.unmerged is not None]
-    for layer in merged:
-        layer.unmerge()
-    return activate(model, active(model)) if merged else model
+    return activate(model, active(model))
 
 
 def merge_and_unload(model):
@@ -226,33 +237,27 @@ def load(model, folder, name="default"):
     parte sorteada da cabeça não veio no arquivo.
     """
     config, values, base = interchange.read(folder, {kind.peft_type: kind for kind in METHODS.values()})
-    known = [module for module, _ in model.named_modules()]
-    listed = config.modules_to_save or ()  # peft lista também nomes de cabeças que o modelo não tem
-    config = dataclasses.replace(config, modules_to_save=tuple(m for m in listed if modules.ending_in(known, m)))
-    before = active(model) if adapters(model) else None
-    apply(model, config, PROBE)
-    shapes = {key: parameter.shape for key, parameter in tensors(model, PROBE).items()}
-    remove(model, PROBE)
-    if before:
-        activate(model, before)
+    with torch.device("meta"):  # o mesmo modelo, sem pesos: as formas se conferem sem tocar no verdadeiro
+        blank = type(model)(copy.deepcopy(model.config))
+    known = [module for module, _ in blank.named_modules()]
+    if isinstance(listed := config.modules_to_save or (), tuple):  # peft lista também cabeças que o modelo não tem
+        config = dataclasses.replace(config, modules_to_save=tuple(m for m in listed if modules.ending_in(known, m)))
+    shapes = {key: parameter.shape for key, parameter in tensors(apply(blank, config), "default").items()}
     interchange.check(folder, values, shapes)
+    apply(model, config, name)
+    with torch.no_grad():
+        for key, parameter in tensors(model, name).items():
+            parameter.copy_(values[key])
     if base and base != modules.fingerprint(model):
         warnings.warn(
             f"O adaptador de {folder} treinou sobre outros pesos. Confira se o modelo é o mesmo e se um adaptador já "
             "não foi somado a ele.",
             stacklevel=2,
         )
-    if absent := set(modules.head(model)) - set(whole(model, config.modules_to_save)):
+    if absent := [part for part in modules.head(model) if not any(key.startswith(f"{part}.") for key in values)]:
         warnings.warn(
-            f"O adaptador de {folder} não traz {', '.join(sorted(absent))}. Se o pré-treino também não, essa parte "
+            f"O adaptador de {folder} não traz {', '.join(absent)}. Se o pré-treino também não, essa parte "
             "está sorteada, e as respostas não são as do treino.",
             stacklevel=2,
         )
-    apply(model, config, name)
-    with torch.no_grad():
-        for key, parameter in tensors(model, name).items():
-            parameter.copy_(values[key])
     return model
-
-
-PROBE = "lendo"  # o adaptador provisório com que `load` confere um arquivo antes de tocar no que existe

@@ -29,7 +29,12 @@ class AdapterLayer(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.active = None
-        self.unmerged = None  # o peso da base, enquanto um adaptador está somado a ele
+        self.unmerged = None  # [o peso da base], enquanto outro, somado a um adaptador, está no seu lugar
+
+    @property
+    def bare(self):
+        """A camada original, sem nenhum envoltório."""
+        return self.base_layer.bare if isinstance(self.base_layer, AdapterLayer) else self.base_layer
 
     def tensors(self, name):
         """Os parâmetros de um adaptador, com os nomes que peft lhes dá num arquivo: {"lora_A.weight": …}."""
@@ -53,14 +58,14 @@ class AdapterLayer(nn.Module):
         W não é alterado: fica guardado, e `unmerge` o devolve bit a bit (subtrair ΔW deixaria um arredondamento).
         """
         if self.unmerged is None and self.active and (delta := self.delta_weight(self.active)) is not None:
-            weight = self.base_layer.weight
-            self.unmerged = weight.data
-            weight.data = (weight.data + delta).to(weight.dtype)
+            weight = self.weight
+            self.unmerged = [weight]  # numa lista, para não virar um parâmetro; outro módulo pode usar o mesmo peso
+            self.bare.weight = nn.Parameter((weight.data + delta).to(weight.dtype), requires_grad=False)
 
     def unmerge(self):
         """Devolve à base o peso que ela tinha."""
         if self.unmerged is not None:
-            self.base_layer.weight.data, self.unmerged = self.unmerged, None
+            [self.bare.weight], self.unmerged = self.unmerged, None
 
     @torch.no_grad()
     def delta_weight(self, name):
@@ -92,13 +97,14 @@ class TrainedCopy(AdapterLayer):
         """Põe a cópia do adaptador ativo no lugar do original, que fica guardado."""
         if self.unmerged is None and self.active in self.copies:
             kind = next(self.base_layer.parameters()).dtype
-            self.unmerged = [self.base_layer]  # numa lista, para não virar um submódulo
+            self.unmerged = [self.base_layer]
             self.base_layer = copy.deepcopy(self.copies[self.active]).to(kind)
 
     def unmerge(self):
         """Devolve o original ao seu lugar."""
         if self.unmerged is not None:
             [self.base_layer], self.unmerged = self.unmerged, None
+            self.base_layer.train(self.training)  # guardado, não viu o modelo mudar de modo
 
     def forward(self, *inputs):
         if self.unmerged is not None or self.active not in self.copies:
@@ -168,6 +174,11 @@ def find(model, target_modules, outside=()):
 
     Levanta ValueError, com os nomes que existem, se um deles não escolhe nada.
     """
+    if not target_modules or not names_only(target_modules):
+        raise ValueError(
+            f'target_modules={target_modules!r}: é "all-linear", uma expressão regular ou uma lista de nomes, como '
+            '["query", "value"].'
+        )
     closed = tuple(f"{name}." for name in outside)
     linear = {n: m for n, m in named_linear(model).items() if not f"{n}.".startswith(closed)}
     if target_modules == "all-linear":
@@ -179,20 +190,31 @@ def find(model, target_modules, outside=()):
             ]
         }
     elif isinstance(target_modules, str):
-        matches = {target_modules: [n for n in linear if re.fullmatch(target_modules, n)]}
+        try:
+            matches = {target_modules: [n for n in linear if re.fullmatch(target_modules, n)]}
+        except re.error as error:
+            raise ValueError(
+                f"target_modules={target_modules!r} não é uma expressão regular. Para escolher por nomes, dê uma lista."
+            ) from error
     else:
         matches = {target: ending_in(linear, target) for target in target_modules}
-    missing = [target for target, names in matches.items() if not names]
+    missing, regex = [target for target, names in matches.items() if not names], isinstance(target_modules, str)
     if missing:
         endings = list(dict.fromkeys(n.rsplit(".", 1)[-1] for n in linear))
         close = difflib.get_close_matches(missing[0], endings, n=1)
         raise ValueError(
             f"target_modules: nenhuma camada linear se chama {missing[0]!r}. As deste modelo se chamam "
             f'{", ".join(map(repr, endings))}; "all-linear" escolhe todas.'
-            + (f" Você quis dizer {close[0]!r}?" if close else "")
+            + (f" Você quis dizer {close[0]!r}?" if close and close != missing else "")
+            + (" Um texto é uma expressão regular do nome inteiro; por finais de nomes, dê uma lista." * regex)
         )
     chosen = set().union(*matches.values())
     return {n: m for n, m in linear.items() if n in chosen}
+
+
+def names_only(given):
+    """Se o que veio é um texto ou uma coleção de textos."""
+    return isinstance(given, (str, list, tuple, set)) and all(isinstance(name, str) for name in given)
 
 
 def ending_in(names, ending):
@@ -200,15 +222,16 @@ def ending_in(names, ending):
     return [name for name in names if f".{name}".endswith(f".{ending}")]
 
 
-def fingerprint(model):
+def fingerprint(model, frozen=False):
     """Um resumo dos pesos da base, em 16 dígitos, o mesmo em float32 e em bfloat16; None se há pesos quantizados.
 
-    De cada peso entram oito números: basta para notar outra base, ou um adaptador já somado a esta.
+    De cada peso entram oito números: basta para notar outra base, ou um adaptador já somado a esta. frozen: só os que
+    não treinam.
     """
     own = {id(p) for layer in layers(model).values() for name in layer.names() for p in layer.tensors(name).values()}
     closed, digest = tuple(f"{name}." for name in head(model)), hashlib.sha256()
     for name, parameter in model.named_parameters():
-        if id(parameter) in own or name.startswith(closed):
+        if id(parameter) in own or name.startswith(closed) or (frozen and parameter.requires_grad):
             continue
         if not parameter.is_floating_point():
             return None

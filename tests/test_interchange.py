@@ -1,0 +1,347 @@
+"""O arquivo de um adaptador: o de peft, conferido antes de tocar no modelo, recusado inteiro se lhe falta algo."""
+
+import json
+import warnings
+
+import peft
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import TINY, WITH_HEAD, logits, photo, shake, tiny
+
+from ftcourse import methods, modules
+from ftcourse.interchange import CONFIG, WEIGHTS
+from ftcourse.methods import METHODS
+
+PAIRS = [(method, family) for method in METHODS for family in TINY if method != "head" or family in WITH_HEAD]
+QUERY = {"bert": "query", "llama": "q_proj", "t5": "q"}
+VALUE = {"bert": "value", "llama": "v_proj", "t5": "v"}
+families = pytest.mark.parametrize("family", TINY)
+with_head = pytest.mark.parametrize("family", WITH_HEAD)
+
+
+@pytest.fixture(autouse=True)
+def every_warning_is_a_failure():
+    """Um aviso de `load` só vale onde o teste o espera."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="O adaptador de")
+        yield
+
+
+def saved(folder, family="bert", method="lora", seed=0, **options):
+    """Grava um adaptador que já treinou e devolve o modelo."""
+    model = shake(methods.apply(tiny(family, seed), method, **options))
+    methods.save(model, folder)
+    return model
+
+
+def from_peft(folder, family, dtype=torch.float32, **options):
+    """O mesmo, gravado por peft."""
+    model = shake(peft.get_peft_model(tiny(family, dtype=dtype), peft.LoraConfig(r=3, lora_alpha=5, **options)))
+    model.save_pretrained(folder)
+    return model
+
+
+# ---------------------------------------------------------------- ida e volta
+
+
+@pytest.mark.parametrize("method, family", PAIRS)
+def test_what_is_saved_is_what_is_loaded_for_every_method_and_family(tmp_path, method, family):
+    model = saved(tmp_path, family, method)
+    again = methods.load(tiny(family), tmp_path)
+    assert torch.equal(logits(again), logits(model)) and not torch.equal(logits(again), logits(tiny(family)))
+    one, other = methods.tensors(model, "default"), methods.tensors(again, "default")
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in again.parameters()]
+
+
+@pytest.mark.parametrize("method, family", PAIRS)
+def test_saving_twice_gives_the_same_bytes(tmp_path, method, family):
+    model = saved(tmp_path / "a", family, method)
+    methods.save(methods.merge(model), tmp_path / "b")  # fundido ou não
+    methods.save(methods.load(tiny(family), tmp_path / "a"), tmp_path / "c")
+    for name in (CONFIG, WEIGHTS):
+        one, other, third = ((tmp_path / folder / name).read_bytes() for folder in "abc")
+        assert one == other
+        assert one == third or (name == CONFIG and json.loads(one) == json.loads(third))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [CONFIG, WEIGHTS]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from([*TINY]), st.integers(0, 30), st.integers(1, 4), st.floats(0.1, 64), st.booleans(), st.data())
+def test_any_settings_come_back(tmp_path_factory, family, seed, r, alpha, rslora, data):
+    folder = tmp_path_factory.mktemp("adaptador")
+    every = [*modules.find(tiny(family, seed), "all-linear")]
+    targets = data.draw(st.lists(st.sampled_from(every), min_size=1, unique=True))
+    plan = {"r": r, "lora_alpha": alpha, "use_rslora": rslora, "target_modules": targets}
+    model = saved(folder, family, seed=seed, **plan)
+    again = methods.load(tiny(family, seed), folder)
+    assert torch.equal(logits(model), logits(again))
+    theirs = peft.PeftModel.from_pretrained(tiny(family, seed), folder)
+    assert torch.equal(logits(model), logits(theirs))
+
+
+def test_one_of_two_adapters_is_saved_and_loads_beside_another(tmp_path):
+    model = shake(methods.apply(tiny("bert"), "lora", "um"))
+    first = logits(model)
+    shake(methods.apply(model, "lora", "dois", r=2, target_modules=["query"]), seed=2)
+    methods.save(methods.merge(model), tmp_path, "um")
+    again = shake(methods.apply(tiny("bert"), "lora", "três"), seed=3)
+    third = logits(again)
+    methods.load(methods.merge(again), tmp_path, "um")  # um fundido não atrapalha, nem dá aviso
+    assert methods.active(again) == "um" and torch.equal(logits(again), first)
+    assert torch.equal(logits(methods.activate(again, "três")), third)
+    methods.load(again, tmp_path, "três")  # no lugar do que tinha esse nome
+    assert torch.equal(logits(again), first) and [*methods.adapters(again)] == ["três", "um"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_loads_over_itself_as_a_cell_that_runs_twice_does(tmp_path, method):
+    model = saved(tmp_path, method=method)
+    answer = logits(model)
+    for _ in range(2):
+        assert torch.equal(logits(methods.load(shake(model, seed=9), tmp_path)), answer)
+
+
+def test_loading_leaves_the_generator_alone(tmp_path):
+    saved(tmp_path)
+    model, before = tiny("bert"), torch.get_rng_state()
+    methods.load(model, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---------------------------------------------------------------- peft grava, o curso lê
+
+
+@families
+def test_a_file_of_peft_gives_the_same_answers(tmp_path, family):
+    chosen = [*modules.find(tiny(family), "all-linear")]
+    theirs = from_peft(tmp_path, family, target_modules=chosen, modules_to_save=[*modules.head(tiny(family))])
+    assert torch.equal(logits(methods.load(tiny(family), tmp_path)), logits(theirs))
+
+
+@with_head
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_endings_as_peft_writes_them(tmp_path, family, use_rslora):
+    head = [*modules.head(tiny(family))]
+    theirs = from_peft(
+        tmp_path, family, target_modules=[QUERY[family], VALUE[family]], modules_to_save=head, use_rslora=use_rslora
+    )
+    ours = methods.load(tiny(family), tmp_path)
+    assert torch.equal(logits(ours), logits(theirs))
+    assert {name.rsplit(".", 1)[1] for name in modules.targets(ours, "default")} == {QUERY[family], VALUE[family]}
+
+
+@with_head
+def test_a_pattern_as_peft_writes_it(tmp_path, family):
+    pattern = rf".*\.({QUERY[family]}|{VALUE[family]})"
+    theirs = from_peft(tmp_path, family, target_modules=pattern, modules_to_save=[*modules.head(tiny(family))])
+    assert json.loads((tmp_path / CONFIG).read_text())["target_modules"] == pattern
+    assert torch.equal(logits(methods.load(tiny(family), tmp_path)), logits(theirs))
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_a_classifier_of_peft_lists_heads_that_the_model_does_not_have(tmp_path, family):
+    """Com task_type, peft grava ["classifier", "score"]; o pooler de BERT não vem, e isso se avisa."""
+    theirs = from_peft(tmp_path, family, target_modules=[QUERY[family]], task_type="SEQ_CLS")
+    assert set(json.loads((tmp_path / CONFIG).read_text())["modules_to_save"]) == {"classifier", "score"}
+    if family == "llama":
+        ours = methods.load(tiny(family), tmp_path)
+    else:
+        with pytest.warns(UserWarning, match=r"O adaptador de .* não traz bert\.pooler"):
+            ours = methods.load(tiny(family), tmp_path)
+    assert torch.equal(logits(ours), logits(theirs))
+
+
+@families
+def test_all_linear_of_peft_comes_whole(tmp_path, family):
+    """Nos modelos com cabeça, peft só a deixa de fora com task_type, e não a de T5."""
+    kind = peft.TaskType.SEQ_CLS if family in WITH_HEAD else None
+    theirs = from_peft(tmp_path, family, target_modules="all-linear", task_type=kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(logits(methods.load(tiny(family), tmp_path)), logits(theirs))
+
+
+# ---------------------------------------------------------------- o curso grava, peft lê
+
+
+@families
+@pytest.mark.parametrize("options", [{}, {"r": 2, "lora_alpha": 7, "use_rslora": True, "lora_dropout": 0.3}])
+def test_peft_reads_what_is_saved_here(tmp_path, family, options):
+    ours = saved(tmp_path, family, **options)
+    theirs = peft.PeftModel.from_pretrained(tiny(family), tmp_path)
+    assert torch.equal(logits(ours), logits(theirs))
+    theirs.save_pretrained(tmp_path / "volta")
+    assert torch.equal(logits(methods.load(tiny(family), tmp_path / "volta")), logits(ours))
+
+
+# ---------------------------------------------------------------- outra base
+
+
+def test_a_base_with_the_adapter_already_merged_is_told(tmp_path):
+    model = saved(tmp_path)
+    methods.merge_and_unload(model)
+    with pytest.warns(UserWarning, match=r"O adaptador de .* treinou sobre outros pesos.*já não foi somado"):
+        methods.load(model, tmp_path)
+
+
+def test_another_base_is_told(tmp_path):
+    saved(tmp_path)
+    with torch.no_grad():
+        other = tiny("bert")
+        other.bert.encoder.layer[0].output.dense.weight.mul_(1.1)
+    with pytest.warns(UserWarning, match=r"O adaptador de .* treinou sobre outros pesos"):
+        methods.load(other, tmp_path)
+
+
+def test_another_draw_of_the_head_is_the_same_base(tmp_path):
+    model = saved(tmp_path)
+    other = tiny("bert")
+    for name in modules.head(other):
+        torch.nn.init.normal_(next(other.get_submodule(name).parameters()))
+    assert torch.equal(logits(methods.load(other, tmp_path)), logits(model))
+
+
+@families
+def test_the_same_base_in_bfloat16_is_the_same_base(tmp_path, family):
+    saved(tmp_path, family)
+    model = methods.load(tiny(family, dtype=torch.bfloat16), tmp_path)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_a_part_of_the_head_that_did_not_come_is_told(tmp_path):
+    saved(tmp_path, modules_to_save=["classifier"])
+    with pytest.warns(UserWarning, match=r"não traz bert\.pooler.*sorteada"):
+        methods.load(tiny("bert"), tmp_path)
+
+
+# ---------------------------------------------------------------- o que é recusado
+
+
+def config(**changes):
+    """Um estrago nos ajustes; None tira o campo."""
+
+    def damage(folder):
+        fields = json.loads((folder / CONFIG).read_text()) | changes
+        (folder / CONFIG).write_text(json.dumps({name: v for name, v in fields.items() if v is not None}))
+
+    return damage
+
+
+def weights(change):
+    """Um estrago nos pesos: `change` recebe {nome: tensor} e o muda."""
+
+    def damage(folder):
+        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+        change(tensors)
+        safetensors.torch.save_file(tensors, folder / WEIGHTS)
+
+    return damage
+
+
+def first(tensors):
+    return min(name for name in tensors if "lora_A" in name)
+
+
+def put(value):
+    return weights(lambda tensors: tensors[first(tensors)].view(-1)[:1].fill_(value))
+
+
+def cut(name, size):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def as_file(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    folder.write_text("não sou uma pasta")
+
+
+DAMAGES = {
+    "sem ajustes": (lambda f: (f / CONFIG).unlink(), FileNotFoundError, r"falta adapter_config\.json\. Um adaptador é"),
+    "sem pesos": (lambda f: (f / WEIGHTS).unlink(), FileNotFoundError, r"falta adapter_model\.safetensors"),
+    "pasta que é arquivo": (as_file, FileNotFoundError, r"falta adapter_config\.json"),
+    "ajustes vazios": (write(CONFIG, ""), OSError, r"adapter_config\.json está cortado ou não é JSON"),
+    "ajustes cortados": (cut(CONFIG, 50), OSError, r"adapter_config\.json está cortado ou não é JSON"),
+    "ajustes que não são texto": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe{}"), OSError, r"não é JSON"),
+    "ajustes em lista": (write(CONFIG, "[1, 2]"), ValueError, r"não diz a técnica, em peft_type"),
+    "sem peft_type": (config(peft_type=None), ValueError, r"não diz a técnica, em peft_type"),
+    "outro peft_type": (config(peft_type="IA3"), ValueError, r"técnica que .* pede, 'IA3'.*'LORA'"),
+    "peft_type em lista": (config(peft_type=["LORA"]), ValueError, r"técnica que .* pede, \['LORA'\]"),
+    "DoRA": (config(use_dora=True), ValueError, r"usa use_dora=True, que o curso não sabe ler.*peft"),
+    "postos por camada": (config(rank_pattern={"query": 2}), ValueError, r"rank_pattern=\{'query': 2\}"),
+    "alfas por camada": (config(alpha_pattern={"query": 2}), ValueError, r"alpha_pattern"),
+    "vieses": (config(bias="all"), ValueError, r"bias='all'"),
+    "PiSSA": (config(init_lora_weights="pissa_niter_4"), ValueError, r"init_lora_weights='pissa_niter_4'"),
+    "um ajuste de amanhã": (config(use_novidade=True), ValueError, r"use_novidade=True, que o curso não sabe ler"),
+    "sem r": (config(r=None), ValueError, r"adapter_config\.json não diz r"),
+    "sem alfa": (config(lora_alpha=None), ValueError, r"adapter_config\.json não diz lora_alpha"),
+    "r em texto": (config(r="8"), ValueError, r"r='8': .*inteiro"),
+    "r trocado": (config(r=4), ValueError, r"tem a forma \(8, \d+\), e o modelo pede \(4, \d+\).*Nada foi carregado"),
+    "alfa em texto": (config(lora_alpha="16"), ValueError, r"lora_alpha='16': .*número"),
+    "alvo trocado": (config(target_modules=["quer"]), ValueError, r"'quer'.*quis dizer 'query'"),
+    "alvo que falta": (config(target_modules=["query"]), ValueError, r"tem, a mais, .*e outros \d+: é de outro modelo"),
+    "alvo em número": (config(target_modules=3), ValueError, r"target_modules=3: "),
+    "módulos em texto": (config(modules_to_save="classifier"), ValueError, r"modules_to_save='classifier': .*lista"),
+    "cabeça que falta": (config(modules_to_save=["classifier"]), ValueError, r"tem, a mais, bert\.pooler"),
+    "pesos vazios": (write(WEIGHTS, ""), OSError, r"adapter_model\.safetensors está cortado ou não é"),
+    "pesos cortados": (cut(WEIGHTS, -100), OSError, r"adapter_model\.safetensors está cortado ou não é"),
+    "pesos sem começo": (cut(WEIGHTS, 40), OSError, r"adapter_model\.safetensors está cortado ou não é"),
+    "pesos de texto": (write(WEIGHTS, "x" * 5000), OSError, r"adapter_model\.safetensors está cortado ou não é"),
+    "um peso a menos": (weights(lambda t: t.pop(first(t))), ValueError, r"não tem bert\..*lora_A\.weight: é de outro"),
+    "um peso a mais": (weights(lambda t: t.update(sobra=torch.ones(2))), ValueError, r"tem, a mais, sobra: é de outro"),
+    "um nome trocado": (weights(lambda t: t.update(x=t.pop(first(t)))), ValueError, r"não tem bert\..*lora_A"),
+    "outra forma": (weights(lambda t: t.update({first(t): torch.ones(8, 3)})), ValueError, r"tem a forma \(8, 3\)"),
+    "um nan": (put(float("nan")), ValueError, r"lora_A\.weight tem valores que não são números"),
+    "um infinito": (put(float("inf")), ValueError, r"lora_A\.weight tem valores que não são números"),
+    "de outra arquitetura": (lambda f: saved(f, "llama"), ValueError, r"'model\.layers\.\S+q_proj'.*'query'"),
+    "de outro tamanho": (lambda f: saved(f, seed=3), ValueError, r"Nada foi carregado|'query'"),
+}  # fmt: skip
+states = pytest.mark.parametrize("state", ["puro", "aplicado", "fundido"])
+
+
+def in_state(state):
+    model = tiny("bert")
+    if state != "puro":
+        shake(methods.apply(model, "lora", "outro", r=2), seed=5)
+        shake(methods.apply(model, "head"), seed=6)
+    return methods.merge(model) if state == "fundido" else model
+
+
+@pytest.mark.parametrize("damage, error, words", DAMAGES.values(), ids=DAMAGES)
+@states
+def test_a_damaged_adapter_is_told_and_nothing_of_it_is_loaded(tmp_path, damage, error, words, state):
+    folder = tmp_path / "minha-lora"
+    saved(folder)
+    damage(folder)
+    model = in_state(state)
+    before, answer = photo(model), logits(model)
+    with pytest.raises(error, match=words):
+        methods.load(model, folder)
+    assert photo(model) == before and torch.equal(logits(model), answer)
+
+
+@states
+@pytest.mark.parametrize("name", ["a b", "", "keys"])
+def test_a_bad_name_is_told_before_anything_is_loaded(tmp_path, state, name):
+    saved(tmp_path)
+    model = in_state(state)
+    before = photo(model)
+    with pytest.raises(ValueError, match="uma palavra só"):
+        methods.load(model, tmp_path, name)
+    assert photo(model) == before
+
+
+def test_a_folder_that_is_a_file_is_not_written_over(tmp_path):
+    (tmp_path / "lora").write_text("é meu")
+    with pytest.raises(OSError, match=r"uma parte do caminho é um arquivo, não uma pasta"):
+        saved(tmp_path / "lora")
+    assert (tmp_path / "lora").read_text() == "é meu"

@@ -1,0 +1,486 @@
+"""O protocolo das técnicas: o que muda e o que não muda num modelo, e o que uma entrada errada recebe."""
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from toys import GENERATE, TINY, WITH_HEAD, logits, photo, shake, tiny, tiny_batch
+
+from ftcourse import methods, modules
+from ftcourse.lora import LoraConfig, LoraLayer
+from ftcourse.methods import METHODS
+
+ADAPTERS = [name for name in METHODS if name != "full"]  # as que não mudam a base
+families = pytest.mark.parametrize("family", TINY)
+quick = settings(deadline=None, max_examples=30)
+PAIRS = [(method, family) for method in METHODS for family in TINY if method != "head" or family in WITH_HEAD]
+everything = pytest.mark.parametrize("method, family", PAIRS)
+wrapping = pytest.mark.parametrize("method, family", [pair for pair in PAIRS if pair[0] != "full"])
+
+
+def applied(family, method="lora", **options):
+    """Um modelo minúsculo com um adaptador que já não é o do começo."""
+    return shake(methods.apply(tiny(family), method, **options))
+
+
+def bits(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys() and not [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def train(model, steps=2):
+    """Dois passos de verdade."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for step in range(steps):
+        torch.manual_seed(step)
+        model(**tiny_batch(model)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def base(model):
+    """Os pesos do modelo sem os adaptadores, com os nomes que tinham."""
+    own = {f"{path}.{name}." for path, layer in modules.layers(model).items() for name, _ in layer.named_children()}
+    own = tuple(prefix for prefix in own if not prefix.endswith(".base_layer."))
+    return {n.replace(".base_layer", ""): t for n, t in model.state_dict().items() if not n.startswith(own)}
+
+
+# ---------------------------------------------------------------- aplicar e treinar
+
+
+@everything
+def test_applying_changes_no_answer_and_returns_the_same_model(method, family):
+    model = tiny(family)
+    before = logits(model)
+    assert methods.apply(model, method) is model and torch.equal(logits(model), before)
+    assert methods.active(model) == "default" and [*methods.adapters(model)] == ["default"]
+
+
+@everything
+def test_what_trains_is_what_the_method_says_and_all_of_it_changes(method, family):
+    model = methods.apply(tiny(family), method)
+    trains = {id(p) for p in model.parameters() if p.requires_grad}
+    tensors = methods.tensors(model, "default")
+    assert (
+        trains
+        and trains == {id(p) for p in tensors.values()}
+        and {p.dtype for p in tensors.values()} == {torch.float32}
+    )
+    assert sum(p.numel() for p in tensors.values()) == modules.count_parameters(model)[0]
+    before = {name: p.detach().clone() for name, p in tensors.items()}
+    train(model)
+    still = {n for n, p in tensors.items() if torch.equal(p, before[n])}
+    assert not still or (method == "full" and still <= {"bert.embeddings.token_type_embeddings.weight"})
+
+
+@wrapping
+def test_training_leaves_every_weight_of_the_base_as_it_was(method, family):
+    original = bits(tiny(family))
+    model = train(methods.apply(tiny(family), method))
+    assert_same(base(model), original)
+    with methods.disabled(model):
+        assert torch.equal(logits(model), logits(tiny(family)))
+    assert not torch.equal(logits(model), logits(tiny(family)))
+
+
+@wrapping
+def test_a_layer_is_wrapped_never_copied(method, family):
+    model = tiny(family)
+    before, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    methods.apply(model, method)
+    wrapped = modules.layers(model)
+    assert wrapped and all(layer.base_layer is before[name] for name, layer in wrapped.items())
+    now = {id(p) for p in model.parameters()}
+    assert {id(p) for p in parameters.values()} <= now
+    methods.remove(model, "default")
+    assert all(module is before[name] for name, module in model.named_modules() if name)
+    assert {n: id(p) for n, p in model.named_parameters()} == {n: id(p) for n, p in parameters.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", WITH_HEAD)
+def test_what_trains_is_float32_whatever_the_base(family, dtype):
+    model = methods.apply(tiny(family, dtype=dtype), "lora")
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in base(model).values()} == {dtype}
+    train(model)
+    assert {p.dtype for p in base(methods.merge(model)).values()} == {dtype}
+
+
+def test_the_seed_draws_A_and_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    one, again, other = (bits(methods.apply(tiny("llama"), "lora", seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same(one, again)
+    assert {name for name in one if not torch.equal(one[name], other[name])} == {n for n in one if "lora_A" in n}
+
+
+def test_a_copy_of_the_model_is_another_model():
+    model = applied("bert")
+    twin = copy.deepcopy(model)
+    assert torch.equal(logits(model), logits(twin))
+    before = logits(model)
+    shake(twin, seed=2)
+    assert torch.equal(logits(model), before) and not torch.equal(logits(twin), before)
+
+
+@families
+def test_the_model_keeps_its_mode(family):
+    model = tiny(family).train()
+    model = methods.apply(model, "lora", lora_dropout=0.5)
+    assert all(module.training for module in model.modules())
+    assert not any(module.training for module in model.eval().modules())
+
+
+# ---------------------------------------------------------------- fundir
+
+
+@wrapping
+def test_merging_answers_the_same_and_unmerging_gives_the_bits_back(method, family):
+    model = applied(family, method)
+    before, answer, parameters = photo(model), logits(model), dict(model.named_parameters())
+    assert methods.merge(model) is model
+    merged, state = logits(model), bits(model)
+    torch.testing.assert_close(merged, answer, rtol=1e-4, atol=1e-4)  # a ordem das somas é outra
+    assert not any(p.requires_grad for p in model.parameters())
+    assert_same(bits(methods.merge(model)), state)  # fundir duas vezes é fundir uma
+    assert torch.equal(logits(model), merged)
+    assert photo(methods.unmerge(model)) == before == photo(methods.unmerge(model))
+    assert torch.equal(logits(model), answer)
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+
+
+@everything
+def test_merge_and_unload_leaves_the_model_of_transformers(method, family):
+    model, plain = applied(family, method), tiny(family)
+    answer = logits(model)
+    assert methods.merge_and_unload(model) is model
+    assert [(n, type(m)) for n, m in model.named_modules()] == [(n, type(m)) for n, m in plain.named_modules()]
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    assert model.__dict__.keys() == plain.__dict__.keys()
+    torch.testing.assert_close(logits(model), answer, rtol=1e-4, atol=1e-4)
+    assert not methods.adapters(model)
+
+
+@pytest.mark.parametrize("family", ["t5 lm", "bert mlm"])
+def test_merging_the_output_leaves_the_input_embeddings_that_share_its_weight(family):
+    model = tiny(family)
+    output, shared = model.get_output_embeddings(), model.get_input_embeddings().weight
+    assert output.weight is shared
+    [target] = [name for name, module in model.named_modules() if module is output]
+    answer = logits(shake(methods.apply(model, "lora", target_modules=[target])))
+    torch.testing.assert_close(logits(methods.merge(model)), answer, rtol=1e-4, atol=1e-4)
+    methods.unmerge(model)
+    assert torch.equal(logits(model), answer) and output.weight is shared is model.get_input_embeddings().weight
+
+
+def test_only_the_active_adapter_is_merged():
+    model = applied("bert", name="um")
+    methods.apply(model, "lora", name="dois", r=2, target_modules=("query",))
+    second = shake(model, seed=3)
+    answer = logits(second)
+    torch.testing.assert_close(logits(methods.merge(second)), answer, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------- desligar
+
+
+@wrapping
+@pytest.mark.parametrize("merged", [False, True])
+def test_disabled_gives_the_base_back_and_then_all_is_as_before(method, family, merged):
+    model, plain = applied(family, method), logits(tiny(family))
+    if merged:
+        methods.merge(model)
+    before, answer = photo(model)[0], logits(model)
+    trains = [p.requires_grad for p in model.parameters()]
+    with methods.disabled(model) as inside:
+        assert inside is model and torch.equal(logits(model), plain)
+        with methods.disabled(model):
+            assert torch.equal(logits(model), plain)
+        assert torch.equal(logits(model), plain)
+    with pytest.raises(RuntimeError, match="no meio"), methods.disabled(model):
+        raise RuntimeError("no meio")
+    assert photo(model)[0] == before and torch.equal(logits(model), answer)
+    assert trains == [p.requires_grad for p in model.parameters()]
+    assert all((layer.unmerged is not None) == merged for layer in modules.layers(model).values())
+
+
+# ---------------------------------------------------------------- vários adaptadores
+
+
+@pytest.mark.parametrize("family", WITH_HEAD)
+def test_adapters_live_side_by_side_and_one_acts(family):
+    model = tiny(family)
+    plans = {
+        "um": ("lora", {"r": 2}),
+        "dois": ("lora", {"r": 3, "target_modules": r".*\.(query|q_proj|q)"}),
+        "três": ("head", {}),
+    }
+    answers, alone = {}, {}
+    for name, (method, options) in plans.items():
+        shake(methods.apply(model, method, name, **options), seed=len(name))
+        answers[name] = logits(model)
+        alone[name] = logits(shake(methods.apply(tiny(family), method, **options), seed=len(name)))
+    assert [*methods.adapters(model)] == [*plans]
+    for name in ("um", "três", "dois", "um", "dois"):
+        assert methods.activate(model, name) is model and methods.active(model) == name
+        assert torch.equal(logits(model), answers[name]) and torch.equal(answers[name], alone[name])
+        assert {id(p) for p in model.parameters() if p.requires_grad} == {
+            id(p) for p in methods.tensors(model, name).values()
+        }
+        methods.merge(model)  # e trocar com um fundido também devolve a base
+    assert not any(torch.equal(answers[a], answers[b]) for a, b in (("um", "dois"), ("dois", "três"), ("um", "três")))
+    methods.unmerge(model)
+    assert_same(base(model), bits(tiny(family)))
+
+
+@pytest.mark.parametrize("family", WITH_HEAD)
+def test_the_order_of_arrival_does_not_matter(family):
+    answers = []
+    for order in (("um", "dois"), ("dois", "um")):
+        model = tiny(family)
+        for name in order:
+            methods.apply(model, "lora", name, r=1 + len(name), seed=len(name))
+            shake(model, seed=len(name))
+        answers.append([logits(methods.activate(model, name)) for name in ("um", "dois")])
+    assert all(torch.equal(one, other) for one, other in zip(*answers))
+
+
+@wrapping
+def test_the_same_name_again_starts_afresh(method, family):
+    fresh = methods.apply(tiny(family), method)
+    model = methods.apply(methods.merge(applied(family, method)), method)
+    assert photo(model)[0] == photo(fresh)[0] and torch.equal(logits(model), logits(tiny(family)))
+
+
+def test_the_same_name_with_other_settings_leaves_nothing_of_the_old():
+    for again in ({"target_modules": ("value",)}, {"modules_to_save": ()}, {"r": 2}):
+        fresh = methods.apply(tiny("bert"), "lora", **again)
+        model = methods.apply(applied("bert"), "lora", **again)
+        assert photo(model)[0] == photo(fresh)[0] and methods.adapters(model) == methods.adapters(fresh)
+    model = methods.apply(applied("bert"), "head")
+    assert photo(model)[0] == photo(methods.apply(tiny("bert"), "head"))[0]
+    assert methods.apply(applied("bert"), "full").state_dict().keys() == tiny("bert").state_dict().keys()
+
+
+def test_remove_takes_one_and_the_last_that_is_left_acts():
+    model = applied("bert", name="um")
+    first = logits(model)
+    shake(methods.apply(model, "lora", "dois", r=3, target_modules=("value",)), seed=2)
+    second = logits(model)
+    shake(methods.apply(model, "head", "três"), seed=3)
+    methods.remove(model, "um")
+    assert methods.active(model) == "três" and [*methods.adapters(model)] == ["dois", "três"]
+    assert methods.remove(model, "três") is model and methods.active(model) == "dois"
+    assert torch.equal(logits(model), second) and not torch.equal(first, second)
+    methods.remove(methods.merge(model), "dois")
+    assert model.state_dict().keys() == tiny("bert").state_dict().keys() and not methods.adapters(model)
+    assert_same(bits(model), bits(tiny("bert")))
+
+
+# ---------------------------------------------------------------- a conta
+
+
+@quick
+@given(
+    st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.floats(0.01, 100), st.booleans(), st.booleans(),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_one_layer_is_the_formula(d_in, d_out, r, alpha, rslora, bias, seed):
+    config = LoraConfig(r=r, lora_alpha=alpha, use_rslora=rslora)
+    torch.manual_seed(seed)
+    linear, x = nn.Linear(d_in, d_out, bias=bias), torch.randn(2, 3, d_in)
+    drawn = torch.get_rng_state()
+    layer = LoraLayer(linear).add("default", config)
+    layer.active = "default"
+    torch.set_rng_state(drawn)
+    assert torch.equal(layer.lora_A["default"], nn.Linear(d_in, r, bias=False).weight)  # A nasce como nn.Linear
+    A, B = layer.lora_A["default"], layer.lora_B["default"]
+    assert A.shape == (r, d_in) and B.shape == (d_out, r) and A.numel() + B.numel() == r * (d_in + d_out)
+    assert not B.any() and torch.equal(layer(x), linear(x))
+    assert config.scaling == (alpha / math.sqrt(r) if rslora else alpha / r)
+    with torch.no_grad():
+        B.normal_()
+        delta = config.scaling * B.double() @ A.double()
+        torch.testing.assert_close(layer.delta_weight("default").double(), delta, rtol=1e-4, atol=1e-4)
+        assert torch.linalg.matrix_rank(B @ A) <= r
+        torch.testing.assert_close(layer(x).double(), linear(x).double() + x.double() @ delta.T, rtol=1e-4, atol=1e-3)
+        W = linear.weight.clone()
+        layer.merge()
+        assert torch.equal(linear.weight, W + layer.delta_weight("default")) and torch.equal(layer(x), linear(x))
+        layer.unmerge()
+        assert torch.equal(linear.weight, W)
+
+
+@quick
+@given(st.sampled_from([*TINY]), st.integers(0, 20), st.integers(1, 4), st.data())
+def test_the_count_is_the_formula_for_any_targets(family, seed, r, data):
+    model = tiny(family, seed)
+    every = modules.find(model, "all-linear")
+    chosen = data.draw(st.lists(st.sampled_from([*every]), min_size=1, unique=True))
+    head = sum(p.numel() for name in modules.head(model) for p in model.get_submodule(name).parameters())
+    plain = sum(p.numel() for p in model.parameters())
+    methods.apply(model, "lora", r=r, target_modules=chosen)
+    added = sum(r * (every[name].in_features + every[name].out_features) for name in chosen)
+    assert modules.count_parameters(model) == (head + added, plain + head + added)
+    assert set(modules.targets(model, "default")) == set(chosen)
+
+
+@quick
+@given(st.floats(0.05, 0.9), st.integers(0, 99))
+def test_dropout_zeroes_its_fraction_and_keeps_the_mean(fraction, seed):
+    layer = LoraLayer(nn.Linear(1, 1)).add("default", LoraConfig(r=1, lora_alpha=1, lora_dropout=fraction)).train()
+    layer.active = "default"
+    with torch.no_grad():
+        layer.lora_A["default"].fill_(1)
+        layer.lora_B["default"].fill_(1)
+        torch.manual_seed(seed)
+        x = torch.ones(20_000, 1)
+        change = layer(x) - layer.base_layer(x)
+    assert (change == 0).float().mean() == pytest.approx(fraction, abs=0.03) and change.mean() == pytest.approx(
+        1, abs=0.15
+    )
+
+
+# ---------------------------------------------------------------- o que é recusado
+
+REFUSED = {
+    "r zero": ({"r": 0}, r"r=0: .*inteiro a partir de 1"),
+    "r negativo": ({"r": -1}, r"r=-1: .*inteiro a partir de 1"),
+    "r quebrado": ({"r": 2.5}, r"r=2\.5: .*inteiro"),
+    "r lógico": ({"r": True}, r"r=True: .*inteiro"),
+    "r texto": ({"r": "8"}, r"r='8': .*inteiro"),
+    "r maior que a camada": ({"r": 99}, r"r=99 não cabe em .*query, de \d+ × \d+.*r menor"),
+    "alfa zero": ({"lora_alpha": 0}, r"lora_alpha=0: .*maior que zero"),
+    "alfa nan": ({"lora_alpha": math.nan}, r"lora_alpha=nan: "),
+    "alfa infinito": ({"lora_alpha": math.inf}, r"lora_alpha=inf: "),
+    "alfa texto": ({"lora_alpha": "16"}, r"lora_alpha='16': .*número"),
+    "dropout 1": ({"lora_dropout": 1.0}, r"lora_dropout=1\.0: .*de 0 a menos de 1"),
+    "dropout negativo": ({"lora_dropout": -0.1}, r"lora_dropout=-0\.1: "),
+    "dropout texto": ({"lora_dropout": "0"}, r"lora_dropout='0': "),
+    "rslora texto": ({"use_rslora": "não"}, r"use_rslora='não': .*True ou False"),
+    "alvo que não há": ({"target_modules": ["quer"]}, r"'quer'.*'query'.*all-linear.*quis dizer 'query'"),
+    "alvo de outra família": ({"target_modules": ["q_proj"]}, r"'q_proj'.*'query'"),
+    "um de dois alvos": ({"target_modules": ["query", "vlue"]}, r"'vlue'.*quis dizer 'value'"),
+    "expressão que não casa": ({"target_modules": "query"}, r"'query'.*expressão regular do nome inteiro.*lista"),
+    "expressão inválida": ({"target_modules": "(query"}, r"\(query.*expressão regular"),
+    "lista vazia": ({"target_modules": []}, r"target_modules=\[\]: .*all-linear"),
+    "alvo None": ({"target_modules": None}, r"target_modules=None: .*all-linear"),
+    "alvo número": ({"target_modules": 8}, r"target_modules=8: .*all-linear"),
+    "alvo com números": ({"target_modules": [8]}, r"target_modules=\[8\]: .*all-linear"),
+    "módulo que não há": ({"modules_to_save": ["clasifier"]}, r"modules_to_save: .*'clasifier'"),
+    "módulo em texto": ({"modules_to_save": "classifier"}, r"modules_to_save='classifier': .*lista"),
+    "ajuste que não há": ({"rank": 8}, r"'rank'.*Existe: 'r', 'lora_alpha'"),
+    "ajuste parecido": ({"lora_alfa": 8}, r"'lora_alfa'.*quis dizer 'lora_alpha'"),
+    "técnica que não há": ({"method": "lorra"}, r"a técnica 'lorra'.*'full'.*quis dizer 'lora'"),
+    "técnica que é lista": ({"method": ["lora"]}, r"a técnica \['lora'\].*'lora'"),
+    "nome com espaço": ({"name": "a b"}, r"'a b'.*uma palavra só|uma palavra só.*'a b'"),
+    "nome com ponto": ({"name": "a.b"}, r"uma palavra só.*'a\.b'"),
+    "nome vazio": ({"name": ""}, r"uma palavra só.*''"),
+    "nome None": ({"name": None}, r"uma palavra só.*None"),
+    "nome que torch usa": ({"name": "keys"}, r"'keys'"),
+}  # fmt: skip
+refused = pytest.mark.parametrize("options, words", REFUSED.values(), ids=REFUSED)
+
+
+@refused
+@pytest.mark.parametrize("state", ["puro", "aplicado", "fundido"])
+def test_a_bad_input_is_told_in_a_sentence_and_the_model_stays(state, options, words):
+    model = tiny("bert") if state == "puro" else applied("bert")
+    if state == "fundido":
+        methods.merge(model)
+    before, answer = photo(model), logits(model)
+    with pytest.raises(ValueError, match=words):
+        methods.apply(model, **{"method": "lora"} | options)
+    assert photo(model) == before and torch.equal(logits(model), answer)
+
+
+def test_settings_over_a_config_are_checked_too():
+    with pytest.raises(ValueError, match=r"'rank'.*Existe: 'r'"):
+        methods.apply(tiny("bert"), LoraConfig(), rank=8)
+    model = methods.apply(tiny("bert"), LoraConfig(r=2), lora_alpha=3)
+    assert methods.adapters(model)["default"].r == 2 and methods.adapters(model)["default"].lora_alpha == 3
+
+
+BAD_CALLS = {
+    "ativar o que não há": (lambda m: methods.activate(m, "defalt"), r"o adaptador 'defalt'.*quis dizer 'default'"),
+    "tirar o que não há": (lambda m: methods.remove(m, "outro"), r"o adaptador 'outro'.*'default'"),
+    "gravar o que não há": (lambda m: methods.save(m, "nada", "outro"), r"o adaptador 'outro'.*'default'"),
+}
+
+
+@pytest.mark.parametrize("call, words", BAD_CALLS.values(), ids=BAD_CALLS)
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_unknown_adapter_is_told_with_those_that_exist(call, words, merged):
+    model = methods.merge(applied("bert")) if merged else applied("bert")
+    before = photo(model)
+    with pytest.raises(ValueError, match=words):
+        call(model)
+    assert photo(model) == before
+
+
+WITHOUT = {
+    "fundir": methods.merge,
+    "desfundir": methods.unmerge,
+    "fundir e tirar": methods.merge_and_unload,
+    "gravar": lambda model: methods.save(model, "nada"),
+    "desligar": lambda model: methods.disabled(model).__enter__(),
+    "perguntar": methods.active,
+}
+
+
+@pytest.mark.parametrize("call", WITHOUT.values(), ids=WITHOUT)
+@pytest.mark.parametrize("removed", [False, True])
+def test_without_an_adapter_there_is_nothing_to_do(call, removed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = methods.remove(applied("bert"), "default") if removed else tiny("bert")
+    before = photo(model)
+    with pytest.raises(ValueError, match=r"não tem adaptador: comece por methods\.apply"):
+        call(model)
+    assert photo(model) == before and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("family", GENERATE)
+def test_a_head_where_there_is_none_is_told(family):
+    model = tiny(family)
+    before = photo(model)
+    with pytest.raises(ValueError, match=r"não tem uma cabeça.*carregue-o com a tarefa"):
+        methods.apply(model, "head")
+    assert photo(model) == before
+
+
+def test_the_full_method_lives_alone_and_has_no_way_back():
+    model = shake(methods.apply(tiny("bert"), "full"))
+    before = photo(model)
+    with pytest.raises(ValueError, match=r"mudou a própria base.*carregue o modelo outra vez"), methods.disabled(model):
+        pass
+    with pytest.raises(ValueError, match=r"ajuste completo muda a base.*'default'.*Carregue o modelo"):
+        methods.apply(model, "lora", "outro")
+    assert photo(model) == before == photo(methods.unmerge(methods.merge(model)))
+    methods.apply(model, "lora")  # no mesmo nome, a base é a que o ajuste completo deixou
+    assert_same(base(model), dict(shake(methods.apply(tiny("bert"), "full")).state_dict().items()))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_full_method_is_refused_where_another_adapter_counts_on_the_base(merged):
+    model = methods.merge(applied("bert")) if merged else applied("bert")
+    before = photo(model)
+    with pytest.raises(ValueError, match=r"ajuste completo muda a base.*'default'.*Carregue o modelo outra vez"):
+        methods.apply(model, "full", "outro")
+    assert photo(model) == before
+
+
+def test_nothing_of_this_warns():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", module="ftcourse")
+        methods.merge_and_unload(train(methods.apply(tiny("bert"), "lora")))
