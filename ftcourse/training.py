@@ -5,6 +5,7 @@ history.plot()
 training.evaluate(model, tokenizer, task)       # {"accuracy": …, "mcc": …, "f1": …, "n": …}
 """
 
+import hashlib
 import io
 import pickle
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding
 
+from ftcourse import modules
 from ftcourse.files import atomic_write
 
 
@@ -42,18 +44,25 @@ def train(
     medidas na validação (None: nenhuma). checkpoint: arquivo em que o estado é guardado a cada `checkpoint_every`
     passos; se já existe, o treino continua dele e chega aos números a que chegaria sem a interrupção.
 
-    Levanta FloatingPointError se a perda ou o gradiente deixa de ser um número, ValueError se o checkpoint é de outro
-    treino.
+    Levanta FloatingPointError se a perda ou o gradiente deixa de ser um número, ValueError se nada treina ou se o
+    checkpoint é de outro treino: outros ajustes, outros dados, outra base.
     """
     lr, steps, seed = float(lr), int(steps), int(seed)  # um número de numpy não volta de um checkpoint
     settings = {"task": task.name, "lr": lr, "steps": steps, "batch_size": batch_size, "seed": seed, "warmup": warmup,
                 "weight_decay": weight_decay, "max_grad_norm": max_grad_norm, "eval_every": eval_every}  # fmt: skip
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError(
+            'Neste modelo nada treina: comece por methods.apply(model, "lora") ou, se o adaptador está fundido, por '
+            "methods.unmerge(model)."
+        )
     optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=weight_decay)
+    examples, collate = task.encode(tokenizer, task.train), DataCollatorWithPadding(tokenizer)
+    if checkpoint:
+        settings |= origin(model, examples)
     history, first = History(), 0
     if checkpoint and Path(checkpoint).exists():
         history, first = restore(checkpoint, settings, trained, optimizer)
-    examples, collate = task.encode(tokenizer, task.train), DataCollatorWithPadding(tokenizer)
     lengths = np.array([len(example["input_ids"]) for example in examples])
     per_epoch = max(1, len(examples) // batch_size)
     bar = tqdm(range(first, steps), initial=first, total=steps, desc="treino", unit="passo", delay=1, leave=False)
@@ -90,6 +99,13 @@ def train(
                         "trained": tensors, "optimizer": optimizer.state_dict()}, checkpoint)  # fmt: skip
     model.eval()
     return history
+
+
+def origin(model, examples):
+    """O que, além dos argumentos, faz de um treino outro: dados em fichas, base congelada, ajustes da técnica."""
+    config = getattr(model, "adapters", {}).get(getattr(model, "active_name", None))
+    data = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
+    return {"task.train": data, "base": modules.fingerprint(model, frozen=True), "method": repr(config)}
 
 
 def schedule(step, steps, warmup):

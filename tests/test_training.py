@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 import random
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from toys import finish, kill, tokenizer, toy_model, toy_task, train_toy
 from transformers import DataCollatorWithPadding
 
-from ftcourse import files, training
+from ftcourse import files, methods, training
 
 TASK = toy_task()
 fast = settings(deadline=None, max_examples=100)
@@ -208,7 +210,7 @@ def test_resuming_a_finished_training_changes_nothing(tmp_path):
     [
         (lambda: run(toy_model(), checkpoint="c.pt", lr=1e-4), "difere em lr"),
         (lambda: run(toy_model(), checkpoint="c.pt", batch_size=4, seed=3), "difere em batch_size, seed"),
-        (lambda: run(frozen(), checkpoint="c.pt"), "difere em bert."),
+        (lambda: run(frozen(), checkpoint="c.pt"), "difere em base, bert."),
         (lambda: run(toy_model(hidden_size=64), checkpoint="c.pt"), "difere em bert."),
     ],
     ids=["outra taxa", "outros lotes", "outros parâmetros", "outro modelo"],
@@ -227,6 +229,52 @@ def frozen():
     model = toy_model()
     model.bert.requires_grad_(False)
     return model
+
+
+def with_lora(seed=0, **options):
+    """O modelo de brinquedo com LoRA; `seed` muda só o pré-treino."""
+    return methods.apply(toy_model(seed), "lora", **options)
+
+
+@pytest.mark.parametrize("method", [m for m in methods.METHODS if m != "full"])
+def test_an_adapter_killed_while_saving_resumes_to_the_same_numbers(tmp_path, method):
+    whole, path, train = tmp_path / "inteiro.pt", tmp_path / "c.pt", partial(train_toy, method=method)
+    assert finish(train, whole) == 0
+    assert finish(train, path, 4, "replace") not in (0, 1)
+    assert training.load_state(path)["step"] == 9
+    assert finish(train, path) == 0
+    assert_same_state(training.load_state(path), training.load_state(whole))
+
+
+def test_the_checkpoint_of_another_base_other_settings_or_other_data_is_refused(tmp_path):
+    path, first = tmp_path / "c.pt", run(with_lora(), checkpoint=tmp_path / "c.pt")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"c\.pt é de outro treino: difere em base\. Apague-o"):
+        run(with_lora(seed=1), checkpoint=path)
+    merged = methods.merge_and_unload(with_lora())
+    methods.apply(merged, "lora")
+    with torch.no_grad():
+        merged.bert.encoder.layer[0].output.dense.base_layer.weight.add_(0.01)  # como se um adaptador tivesse ficado
+    with pytest.raises(ValueError, match="difere em base"):
+        run(merged, checkpoint=path)
+    with pytest.raises(ValueError, match=r"difere em method\. Apague-o"):
+        run(with_lora(lora_alpha=32), checkpoint=path)
+    for other in (toy_task(62), replace(TASK, train=TASK.train.select([*range(1, 64), 0]))):
+        with pytest.raises(ValueError, match=r"difere em task\.train\. Apague-o"):
+            training.train(with_lora(), tokenizer(), other, lr=2e-3, batch_size=8, steps=6, checkpoint=path)
+    assert path.read_bytes() == before
+    beside = with_lora()
+    methods.activate(methods.apply(beside, "lora", "outro"), "default")
+    assert run(beside, checkpoint=path) == first  # um segundo adaptador não muda a base
+
+
+def test_a_model_in_which_nothing_trains_is_told(tmp_path):
+    model = methods.merge(with_lora())
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"nada treina: comece por methods\.apply.*fundido.*methods\.unmerge"):
+        run(model, checkpoint=tmp_path / "c.pt")
+    assert same(before, model.state_dict()) == before.keys() and not [*tmp_path.iterdir()]
+    run(methods.unmerge(model), steps=1)
 
 
 def torch_file(content):
