@@ -139,7 +139,8 @@ def test_the_model_keeps_its_mode(family):
     model = tiny(family).train()
     model = methods.apply(model, "lora", lora_dropout=0.5)
     assert all(module.training for module in model.modules())
-    assert not any(module.training for module in model.eval().modules())
+    methods.merge(model).eval()  # também o que está guardado enquanto o modelo está fundido
+    assert not any(module.training for module in methods.unmerge(model).modules())
 
 
 # ---------------------------------------------------------------- fundir
