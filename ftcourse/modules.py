@@ -86,8 +86,12 @@ class TrainedCopy(AdapterLayer):
         self.copies = nn.ModuleDict()
 
     def add(self, name):
-        """Uma cópia do original para um adaptador novo, em float32. Devolve a camada."""
-        self.copies[name] = copy.deepcopy(self.base_layer).float()
+        """Uma cópia do original, sem o que outros adaptadores lhe puseram, em float32. Devolve a camada."""
+        self.copies[name] = copy.deepcopy(self.bare).float()
+        for layer in layers(self.copies[name]).values():
+            for other in layer.names():
+                layer.remove(other)
+        unwrap(self.copies[name])
         return self
 
     def tensors(self, name):

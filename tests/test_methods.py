@@ -257,6 +257,27 @@ def test_the_order_of_arrival_does_not_matter(family):
     assert all(torch.equal(one, other) for one, other in zip(*answers))
 
 
+@pytest.mark.parametrize("family, target", [("bert", "classifier"), ("llama", "score"), ("t5", "out_proj")])
+def test_one_adapter_changes_the_head_and_another_trains_a_copy_of_the_original(family, target):
+    model = tiny(family)
+    plan = {"target_modules": [target], "modules_to_save": ()}
+    first = logits(shake(methods.apply(model, "lora", "um", r=2, **plan)))
+    shake(methods.apply(model, "head", "dois"), seed=2)
+    alone = shake(methods.apply(tiny(family), "head", "dois"), seed=2)
+    assert torch.equal(logits(model), logits(alone))
+    assert methods.tensors(model, "dois").keys() == methods.tensors(alone, "dois").keys()
+    assert torch.equal(logits(methods.activate(model, "um")), first)
+    torch.testing.assert_close(logits(methods.merge(model)), first, rtol=1e-4, atol=1e-4)
+    for name, answer in {"um": first, "dois": logits(alone)}.items():
+        plain = methods.merge_and_unload(methods.activate(copy.deepcopy(model), name))
+        assert [*map(type, plain.modules())] == [*map(type, tiny(family).modules())]
+        torch.testing.assert_close(logits(plain), answer, rtol=1e-4, atol=1e-4)
+    for name in ("um", "dois"):
+        methods.remove(model, name)
+    assert [*model.state_dict()] == [*tiny(family).state_dict()]
+    assert_same(bits(model), bits(tiny(family)))
+
+
 @wrapping
 def test_the_same_name_again_starts_afresh(method, family):
     fresh = methods.apply(tiny(family), method)
