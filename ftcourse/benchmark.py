@@ -198,11 +198,13 @@ def plan(task, jobs):
     """O que falta rodar, dito antes de começar: (os trabalhos, uma frase com quantos e o tempo que devem levar)."""
     done = load(task)
     missing = [job for job in jobs if key(job) not in set(map(key, done))]
-    took = {variant: np.median([r["seconds"] for r in done if r["variant"] == variant]) for variant in
-            {r["variant"] for r in done}}  # fmt: skip
+    pace = {}  # {variante: segundos por passo, nas execuções gravadas}
+    for r in done:
+        pace.setdefault(r["variant"], []).append(r["seconds"] / (r["steps"] or 1))
+    seconds = sum(np.median(pace.get(job["variant"], 0.2)) * (job["steps"] or 1) for job in missing)
     count = Counter(job["variant"] for job in missing)
     listed = ", ".join(f"{n} de {variant}" for variant, n in count.items()) or "nada"
-    minutes = sum(n * took.get(variant, 300) for variant, n in count.items()) / 60 / environment.usable_cores()
+    minutes = seconds / 60 / environment.usable_cores()
     return missing, f"{len(jobs)} execuções, faltam {len(missing)}: {listed}; uns {minutes:.0f} min"
 
 
@@ -251,6 +253,20 @@ def summary(task):
             table.append((variant, source, *accuracy, *mcc, len(runs), runs[0][source]["n"]))
     columns = ["variant", "source", "accuracy", "accuracy_half", "mcc", "mcc_half", "seeds", "n"]
     return pd.DataFrame(table, columns=columns)
+
+
+def difference(task, one, other):
+    """Quanto a acurácia de uma variante fica acima da de outra, por fonte: média e meio intervalo de 95 %.
+
+    As diferenças são semente a semente: a mesma semente dá às duas a mesma cabeça inicial e a mesma ordem das frases.
+    """
+    runs = {(r["variant"], r["seed"]): r["metrics"] for r in tested(task)}
+    seeds = sorted(seed for variant, seed in runs if variant == one and (other, seed) in runs)
+    table = {}
+    for source in SOURCES[task]:
+        pairs = [(runs[one, s][source]["accuracy"], runs[other, s][source]["accuracy"]) for s in seeds]
+        table[source] = interval([a - b for a, b in pairs])
+    return pd.DataFrame(table, index=["difference", "half"]).T
 
 
 def by_kind(variant="full"):

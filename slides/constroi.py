@@ -95,20 +95,20 @@ def measured():
     }
     values["diferenca"] = {
         source: {
-            "pontos": Shown(100 * abs(values["lora"][source]["accuracy"] - values["full"][source]["accuracy"]), 1),
-            "sentido": direction(values["lora"][source], values["full"][source]),
+            "pontos": Shown(100 * abs(row.difference), 1),
+            "metade": Shown(100 * row.half, 1),
+            "sentido": direction(row.difference, row.half),
         }
-        for source in benchmark.SOURCES[TASK]
+        for source, row in benchmark.difference(TASK, "lora", "full").iterrows()
     }
     values["sementes"] = Shown(rows.loc["full", "seeds"].min())
     values["confianca"] = Shown(95)  # o intervalo que benchmark.interval calcula
     return values
 
 
-def direction(one, other):
-    """ "acima" ou "abaixo", se os dois intervalos não se tocam; senão, "empate"."""
-    gap = one["accuracy"] - other["accuracy"]
-    if abs(gap) <= one["half"] + other["half"]:
+def direction(gap, half):
+    """ "acima" ou "abaixo", se o intervalo da diferença não contém o zero; senão, "empate"."""
+    if not abs(gap) > half:
         return "empate"
     return "acima" if gap > 0 else "abaixo"
 

@@ -32,6 +32,7 @@ def row(variant="full", lr=5e-4, seed=0, split="test", accuracy=0.8):
         "steps": steps,
         "seed": seed,
         "metrics": metrics,
+        "seconds": 240,
     }
 
 
@@ -104,8 +105,8 @@ def test_the_best_rate_is_that_of_the_validation(results, monkeypatch):
 
 def test_the_plan_says_what_is_missing_and_how_long_it_takes(results, monkeypatch):
     monkeypatch.setattr("ftcourse.environment.usable_cores", lambda: 2)
-    results(row() | {"seconds": 240})
-    jobs = [{k: v for k, v in row(seed=seed).items() if k != "metrics"} for seed in range(4)]
+    results(row())
+    jobs = [{k: v for k, v in row(seed=seed).items() if k not in ("metrics", "seconds")} for seed in range(4)]
     missing, sentence = benchmark.plan(TASK, jobs)
     assert missing == jobs[1:] and sentence == "4 execuções, faltam 3: 3 de full; uns 6 min"
 
@@ -127,6 +128,14 @@ def test_the_table_has_the_mean_and_the_interval(results):
     assert lines[-1] == "| ajuste completo | " + " | ".join([cell] * 3) + " |"
     assert lines[-2] == "| TF-IDF e regressão logística | " + " | ".join(["0,560 (0,50)"] * 3) + " |"
     assert len(lines) == 4
+
+
+def test_the_difference_is_taken_seed_by_seed(results):
+    sweep = [row("full", split="validation"), row("lora", split="validation")]
+    runs = [row(v, seed=s, accuracy=a + s / 10) for v, a in (("full", 0.5), ("lora", 0.48)) for s in range(3)]
+    results(*sweep, *runs, row("lora", seed=9, accuracy=1.0))  # sem par, não entra
+    table = benchmark.difference(TASK, "lora", "full")
+    assert table["difference"].tolist() == pytest.approx([-0.02] * 3) and table["half"].max() < 1e-9
 
 
 # ---------------------------------------------------------------- o que está publicado

@@ -25,6 +25,7 @@ FOLDER = ROOT / "slides"
 TEMPLATE = (FOLDER / "lora.md").read_text("utf-8")
 THEME = re.sub(r"/\*.*?\*/", "", (FOLDER / "tema.css").read_text("utf-8"), flags=re.S)
 MINUTES, SMALLEST, MOST_WORDS = 50, 24, 45
+NAN = float("nan")
 
 
 def load(name):
@@ -206,11 +207,10 @@ def test_the_arithmetic_counts_what_peft_would_train():
 
 @pytest.mark.parametrize(
     "gap, half, expected",
-    [(0.02, 0.005, "acima"), (-0.02, 0.005, "abaixo"), (0.009, 0.005, "empate"), (0, 0, "empate")],
+    [(0.02, 0.01, "acima"), (-0.02, 0.01, "abaixo"), (0.009, 0.01, "empate"), (0, 0, "empate"), (0.1, NAN, "empate")],
 )
-def test_who_wins_depends_on_the_intervals(gap, half, expected):
-    one, other = {"accuracy": 0.8 + gap, "half": half}, {"accuracy": 0.8, "half": half}
-    assert constroi.direction(one, other) == expected
+def test_who_wins_depends_on_the_interval_of_the_difference(gap, half, expected):
+    assert constroi.direction(gap, half) == expected
 
 
 def test_the_versions_are_pinned_and_the_lock_names_no_other_registry():
