@@ -169,14 +169,15 @@ def own_words():
 
 
 def spelling(notebook, name):
-    """Palavras desconhecidas. O itálico é de termos em inglês; o que tem maiúscula no meio é nome ou sigla."""
+    """Palavras desconhecidas. O itálico é de termos em inglês; o que tem maiúscula no meio é nome ou sigla;
+    o que tem índice ou expoente, fórmula."""
 
     def known(word):
         return word.casefold() in own_words() or dictionary().lookup(word)
 
     text = re.sub(r"(?<!\*)\*[^*\n]+\*(?!\*)", " ", "\n\n".join(map(prose, markdown(notebook))))
     for word in sorted(set(re.findall(r"(?<![\w.])[^\W\d_]+(?:-[^\W\d_]+)*(?!\w)", text))):
-        if not re.search(r".[A-ZÀ-Ý]", word) and not known(word) and not all(map(known, word.split("-"))):
+        if not re.search(r".[A-ZÀ-Ýᵀᵢ²]", word) and not known(word) and not all(map(known, word.split("-"))):
             yield word
 
 
