@@ -29,12 +29,13 @@ from ftcourse.files import DATA, write_jsonl
 STEPS = {"aceitabilidade": 1_350}  # umas três épocas
 BATCH = 32
 SEEDS = range(5)
-TECHNIQUES = {  # a técnica e os seus ajustes; as LoRAs têm todas a mesma escala, α/r = 2
+TECHNIQUES = {  # a técnica e os seus ajustes; com α fixo e escala α/r, o primeiro passo útil não depende de r
     "full": ("full", {}),
     "head": ("head", {}),
     "lora": ("lora", {"r": 8, "lora_alpha": 16}),
-    "lora_r1": ("lora", {"r": 1, "lora_alpha": 2}),
-    "lora_r64": ("lora", {"r": 64, "lora_alpha": 128}),
+    "lora_r1": ("lora", {"r": 1, "lora_alpha": 16}),
+    "lora_r64": ("lora", {"r": 64, "lora_alpha": 16}),
+    "lora_r64_2r": ("lora", {"r": 64, "lora_alpha": 128}),  # α = 2r, como em lora: a mesma taxa, outro passo
     "random": ("full", {}),  # a partir de pesos sorteados
 }
 RATES = {  # a taxa sai da validação, com a semente 0 e todos os passos: a melhor de um treino curto é alta demais
@@ -43,8 +44,8 @@ RATES = {  # a taxa sai da validação, com a semente 0 e todos os passos: a mel
     "lora": (5e-4, 1e-3, 2e-3, 5e-3),
     "random": (2e-5, 1e-4),
 }
-SAME_RATE = {"lora_r1": "lora"}  # com α/r fixo, a taxa quase não depende do posto
-LONGER = (("lora", 2), ("full", 2), ("lora_r64", 1))  # o que explicaria a distância: mais passos, ou mais posto?
+SAME_RATE = {"lora_r1": "lora"}
+LONGER = (("lora", 2), ("full", 2), ("lora_r64", 1), ("lora_r64_2r", 1))  # a distância é de passos, ou de posto?
 BASELINES = ("majority", "tfidf", "without_labels")
 NAMES = {
     "majority": "classe majoritária",
@@ -164,7 +165,7 @@ def explanations(task):
     """Os trabalhos que separam duas explicações, na validação e com a semente 0: mais passos, ou mais posto."""
     rates, common = best_rates(task), {"task": task, "split": "validation", "seed": 0}
     return [
-        {**common, "variant": variant, "lr": rates[variant.removesuffix("_r64")], "steps": times * STEPS[task]}
+        {**common, "variant": variant, "lr": rates[variant.partition("_")[0]], "steps": times * STEPS[task]}
         for variant, times in LONGER
     ]
 
