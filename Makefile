@@ -37,8 +37,8 @@ modelos: .venv/pronto ## pré-treina um BERT com a pasta de textos CORPUS em DES
 	@test -n "$(CORPUS)" || { echo "Diga onde estão os textos: make modelos CORPUS=pasta, com arquivos .txt ou .txt.xz." >&2; exit 1; }
 	$(BIN)/python data/modelos/pretreina.py "$(CORPUS)" "$(DESTINO)"
 
-bancada: .venv/pronto ## repete as medidas de data/resultados; interrompida, continua de onde parou
-	$(BIN)/python -m ftcourse.benchmark
+bancada: .venv/pronto ## completa as medidas de data/resultados (com TUDO=tudo, as de exploração); interrompida, continua
+	$(BIN)/python -m ftcourse.benchmark $(TUDO)
 
 # O carimbo vem por último: uma instalação interrompida não o deixa, e a próxima chamada a retoma.
 .venv/pronto: pyproject.toml constraints.txt

@@ -1,6 +1,7 @@
 """As execuções que viram resultado: o que se compara, com que taxa, em quantas sementes, e a tabela que sai disso.
 
-    make bancada            # mostra o plano, roda o que falta e grava em data/resultados
+    make bancada            # mostra o plano, roda o que falta e grava em data/resultados: uns 70 minutos
+    make bancada TUDO=tudo  # e mais 20 para as execuções da seção 9 do caderno 04
 
 Cada execução ocupa um núcleo e vira uma linha de JSON, com as previsões, as métricas, o tempo e o ambiente.
 Interrompida, a bancada continua do que já está gravado. O custo de cada técnica se mede à parte, com a máquina livre.
@@ -10,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -385,10 +387,11 @@ def costs():
 def main():
     for task in STEPS:
         execute(task, sweep(task), "taxas, na validação")
-        execute(task, explanations(task), "mais passos, mais posto, outro α; na validação")
         execute(task, final(task), "cinco sementes, no teste")
         publish(task)
         print(markdown(task))
+        if "tudo" in sys.argv:
+            execute(task, explanations(task), "mais passos, mais posto, outro α; na validação")
     if not COSTS.exists():
         print("custo do passo de cada técnica: um minuto", flush=True)
         write_jsonl(COSTS, measure_costs())
