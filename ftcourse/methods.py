@@ -30,7 +30,9 @@ class FullConfig:
     modules_to_save: tuple[str, ...] = ()
 
     def inject(self, model, name):
-        """Nada a envolver: o que treina já está no modelo."""
+        """Nada a envolver: o que treina já está no modelo. Levanta ValueError se a base está em 4 bits."""
+        if modules.quantized(model):
+            raise ValueError("Os pesos desta base estão em 4 bits, que não treinam: carregue-a sem quantizar.")
         return []
 
 
@@ -174,8 +176,16 @@ def disabled(model):
 
 
 def merge(model):
-    """Soma o adaptador ativo aos pesos da base. Enquanto estiver fundido, nada treina. Devolve o modelo."""
-    active(model)
+    """Soma o adaptador ativo aos pesos da base. Enquanto estiver fundido, nada treina. Devolve o modelo.
+
+    Levanta ValueError, sem mudar nada, se a base está em 4 bits.
+    """
+    name = active(model)
+    if any(name in layer.names() and modules.quantized(layer.bare) for layer in modules.layers(model).values()):
+        raise ValueError(
+            "Esta base está em 4 bits: somado a ela e arredondado de novo, um ΔW pequeno quase se perde. Guarde o "
+            "adaptador à parte, com methods.save, ou desfaça antes a quantização, com qlora.dequantize_model(model)."
+        )
     for layer in modules.layers(model).values():
         layer.merge()
     model.requires_grad_(False)

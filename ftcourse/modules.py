@@ -244,7 +244,15 @@ def fingerprint(model, frozen=False):
     return digest.hexdigest()[:16]
 
 
+def quantized(module):
+    """Se algum peso do módulo está guardado em inteiros, como os de 4 bits."""
+    return any(not parameter.is_floating_point() for parameter in module.parameters())
+
+
 def count_parameters(model):
-    """Quantos parâmetros treinam, e quantos há: (int, int). Pesos compartilhados contam uma vez."""
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    """Quantos parâmetros treinam, e quantos há: (int, int). Pesos compartilhados contam uma vez.
+
+    Os que estão guardados em inteiros são de 4 bits, dois por byte.
+    """
+    counts = [(p.numel() * (1 if p.is_floating_point() else 2), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trains in counts if trains), sum(n for n, _ in counts)
