@@ -135,7 +135,7 @@ def rates(curves, names, ax=None):
     ax.xaxis.set_major_formatter(lambda lr, _: f"{lr:.8f}".rstrip("0").rstrip(".").replace(".", ","))
     ax.xaxis.set_minor_formatter(lambda *_: "")
     ax.margins(0.08, 0.2)
-    ax.legend()
+    ax.legend(loc="lower left")
     return ax
 
 

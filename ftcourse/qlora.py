@@ -15,8 +15,8 @@
     qlora.prepare(model)                    # o resto em float32; ativações refeitas na volta
     methods.apply(model, "lora", r=64)      # LoRA, sem mudar uma linha
 
-O gradiente atravessa Ŵ, que não muda: A e B aprendem também a compensar o erro dele. O que fica fora dos 4 bits
-(representações, normas, cabeça) pode ser o que mais pesa num modelo pequeno.
+O gradiente atravessa Ŵ, que não muda. O que fica fora dos 4 bits (representações, normas, cabeça) pode ser o que mais
+pesa num modelo pequeno.
 """
 
 import torch
