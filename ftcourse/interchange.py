@@ -20,7 +20,7 @@ PREFIX = "base_model.model."
 # O que peft grava e não muda a conta. Qualquer outro campo preenchido é uma variante que não se sabe ler.
 HARMLESS = {
     "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
-    "init_lora_weights", "megatron_core", "megatron_config", "qalora_group_size",
+    "init_lora_weights", "init_ia3_weights", "megatron_core", "megatron_config", "qalora_group_size",
 }  # fmt: skip
 NEEDED = ("r", "lora_alpha")  # os padrões daqui não são os de peft: quem falta não se adivinha
 

@@ -75,6 +75,8 @@ class LoraConfig:
 class LoraLayer(AdapterLayer):
     """Uma camada linear com a sua soma de posto baixo."""
 
+    in_file: ClassVar = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+
     def __init__(self, base_layer):
         super().__init__(base_layer)
         self.lora_A = nn.ParameterDict()  # {nome: (r, d_in)}
@@ -102,3 +104,6 @@ class LoraLayer(AdapterLayer):
     def delta_weight(self, name):
         """ΔW = escala · BA: (d_out, d_in)."""
         return (self.lora_B[name] @ self.lora_A[name]) * self.configs[name].scaling
+
+    def merged(self, name):
+        return {"weight": self.weight + self.delta_weight(name)}

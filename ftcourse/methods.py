@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from ftcourse import interchange, modules
+from ftcourse.bitfit import BitFitConfig
 from ftcourse.files import choose
+from ftcourse.ia3 import IA3Config
 from ftcourse.lora import LoraConfig
 
 
@@ -46,11 +48,17 @@ class HeadConfig:
     def inject(self, model, name):
         """Nada a envolver além da cabeça. Levanta ValueError se o modelo não tem uma."""
         if not self.modules_to_save:
-            raise ValueError("Este modelo não tem uma cabeça para treinar: carregue-o com a tarefa.")
+            raise modules.UnsuitableModel("Este modelo não tem uma cabeça para treinar: carregue-o com a tarefa.")
         return []
 
 
-METHODS = {"full": FullConfig, "head": HeadConfig, "lora": LoraConfig}
+METHODS = {
+    "full": FullConfig,
+    "head": HeadConfig,
+    "lora": LoraConfig,
+    "ia3": IA3Config,
+    "bitfit": BitFitConfig,
+}
 RESERVED = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}  # nomes como "keys", que torch recusa como chave
 
 
@@ -111,8 +119,7 @@ def whole(model, names):
         return modules.head(model)
     if isinstance(names, str) or not modules.names_only(names):
         raise ValueError(f'modules_to_save={names!r}: é uma lista de nomes, como ["classifier"].')
-    inside = tuple(f"{name}." for name in modules.layers(model))
-    known = [name for name, _ in model.named_modules() if not name.startswith(inside)]
+    known = modules.named_outer(model)
     matches = {name: modules.ending_in(known, name) for name in names}
     for name, found in matches.items():
         if not found:
@@ -233,6 +240,8 @@ def save(model, folder, name=None):
     saved, config, base = tensors(model, name), adapters(model)[name], None
     if hasattr(config, "target_modules"):
         config = dataclasses.replace(config, target_modules=modules.targets(model, name))
+    if hasattr(config, "export"):
+        config, saved = config.export(model, name, saved)
     if not isinstance(config, FullConfig):
         with disabled(model):
             base = modules.fingerprint(model)

@@ -11,11 +11,22 @@ import copy
 import difflib
 import hashlib
 import re
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 HEADS = ("classifier", "score", "classification_head", "qa_outputs")  # como transformers chama a cabeça de uma tarefa
+# O papel de uma camada linear, pelo final do nome que BERT, LLaMA e T5 (o de 2020 e os de depois) lhe dão.
+ROLES = {
+    "key": r".*\.(key|k_proj|k)",
+    "value": r".*\.(value|v_proj|v)",
+    "down": r".*(?<!attention)\.(output\.dense|down_proj|wo)",  # a volta do feed-forward; em BERT a atenção tem outra
+}
+
+
+class UnsuitableModel(ValueError):
+    """O modelo não tem aquilo que a técnica treina; a mensagem diz a saída."""
 
 
 class AdapterLayer(nn.Module):
@@ -25,11 +36,13 @@ class AdapterLayer(nn.Module):
     um adaptador por vez, `active`; sem nenhum, a resposta é a da camada base.
     """
 
+    in_file: ClassVar = {}  # {nome de um ParameterDict: o que peft lhe dá num arquivo}, quando são diferentes
+
     def __init__(self, base_layer):
         super().__init__()
         self.base_layer = base_layer
         self.active = None
-        self.unmerged = None  # [o peso da base], enquanto outro, somado a um adaptador, está no seu lugar
+        self.unmerged = None  # {nome: parâmetro da base}, enquanto outros, com o adaptador dentro, estão no seu lugar
 
     @property
     def bare(self):
@@ -39,7 +52,7 @@ class AdapterLayer(nn.Module):
     def tensors(self, name):
         """Os parâmetros de um adaptador, com os nomes que peft lhes dá num arquivo: {"lora_A.weight": …}."""
         own = {key: child for key, child in self.named_children() if isinstance(child, nn.ParameterDict)}
-        return {f"{key}.weight": parameters[name] for key, parameters in own.items() if name in parameters}
+        return {self.in_file.get(key, key): values[name] for key, values in own.items() if name in values}
 
     def names(self):
         """Os nomes dos adaptadores que esta camada tem."""
@@ -52,25 +65,27 @@ class AdapterLayer(nn.Module):
             if isinstance(child, (nn.ParameterDict, nn.ModuleDict)) and name in child:
                 del child[name]
 
+    @torch.no_grad()
     def merge(self):
-        """Troca o peso da base por W + ΔW do adaptador ativo. Uma camada já fundida fica como está.
+        """Põe na base os parâmetros com o adaptador ativo dentro. Uma camada já fundida fica como está.
 
-        W não é alterado: fica guardado, e `unmerge` o devolve bit a bit (subtrair ΔW deixaria um arredondamento).
+        Os da base não são alterados: ficam guardados, e `unmerge` os devolve bit a bit (subtrair ΔW de W + ΔW deixaria
+        um arredondamento).
         """
-        if self.unmerged is None and self.active and (delta := self.delta_weight(self.active)) is not None:
-            weight = self.weight
-            self.unmerged = [weight]  # numa lista, para não virar um parâmetro; outro módulo pode usar o mesmo peso
-            self.bare.weight = nn.Parameter((weight.data + delta).to(weight.dtype), requires_grad=False)
+        if self.unmerged is None and self.active and (merged := self.merged(self.active)):
+            kind, self.unmerged = self.weight.dtype, {key: getattr(self.bare, key) for key in merged}
+            for key, value in merged.items():  # um Parameter novo: outro módulo pode usar o mesmo peso
+                setattr(self.bare, key, nn.Parameter(value.to(kind), requires_grad=False))
 
     def unmerge(self):
-        """Devolve à base o peso que ela tinha."""
-        if self.unmerged is not None:
-            [self.bare.weight], self.unmerged = self.unmerged, None
+        """Devolve à base os parâmetros que ela tinha."""
+        for key, original in (self.unmerged or {}).items():
+            setattr(self.bare, key, original)
+        self.unmerged = None
 
-    @torch.no_grad()
-    def delta_weight(self, name):
-        """O ΔW que um adaptador soma ao peso, com a forma dele; None se a camada não se funde."""
-        return None
+    def merged(self, name):
+        """Os parâmetros da base que um adaptador muda, já com ele: {"weight": (d_out, d_in)}; {} se não se funde."""
+        return {}
 
     def __getattr__(self, name):
         if name in ("weight", "bias", "in_features", "out_features"):  # quem usa o modelo pergunta por eles à camada
@@ -148,13 +163,15 @@ def unwrap(model):
             model.set_submodule(name, layer.base_layer)
 
 
-def named_linear(model):
-    """As camadas lineares de um modelo, envolvidas ou não, sem as que estão dentro de outra. {nome: módulo}
-
-    Linear é o que tem `in_features` e `out_features`: também as de 4 bits.
-    """
+def named_outer(model):
+    """Os módulos de um modelo, envolvidos ou não, sem os que estão dentro de um envoltório. {nome: módulo}"""
     inside = tuple(f"{name}." for name in layers(model))
-    outer = ((name, module) for name, module in model.named_modules() if not name.startswith(inside))
+    return {name: module for name, module in model.named_modules() if not name.startswith(inside)}
+
+
+def named_linear(model):
+    """As camadas lineares entre elas: as que têm `in_features` e `out_features`, também as de 4 bits."""
+    outer = named_outer(model).items()
     return {n: m for n, m in outer if hasattr(m, "in_features") and hasattr(m, "out_features")}
 
 
@@ -194,14 +211,9 @@ def find(model, target_modules, outside=()):
             ]
         }
     elif isinstance(target_modules, str):
-        try:
-            matches = {target_modules: [n for n in linear if re.fullmatch(target_modules, n)]}
-        except re.error as error:
-            raise ValueError(
-                f"target_modules={target_modules!r} não é uma expressão regular. Para escolher por nomes, dê uma lista."
-            ) from error
+        matches = {target_modules: matching(linear, target_modules)}
     else:
-        matches = {target: ending_in(linear, target) for target in target_modules}
+        matches = {target: matching(linear, [target]) for target in target_modules}
     missing, regex = [target for target, names in matches.items() if not names], isinstance(target_modules, str)
     if missing:
         endings = list(dict.fromkeys(n.rsplit(".", 1)[-1] for n in linear))
@@ -214,6 +226,29 @@ def find(model, target_modules, outside=()):
         )
     chosen = set().union(*matches.values())
     return {n: m for n, m in linear.items() if n in chosen}
+
+
+def matching(names, wanted):
+    """Dos nomes, os que uma expressão regular descreve inteiros ou que acabam num dos finais de uma lista."""
+    if not isinstance(wanted, str):
+        return [name for name in names if any(ending_in([name], ending) for ending in wanted)]
+    try:
+        return [name for name in names if re.fullmatch(wanted, name)]
+    except re.error as error:
+        raise ValueError(f"{wanted!r} não é uma expressão regular. Para escolher por nomes, dê uma lista.") from error
+
+
+def by_role(model, *roles):
+    """As camadas lineares que têm um dos papéis de ROLES: {nome: módulo}. Levanta UnsuitableModel se falta um deles."""
+    linear, chosen = named_linear(model), []
+    for role in roles:
+        if not (found := matching(linear, ROLES[role])):
+            raise UnsuitableModel(
+                f"Não sei qual camada deste modelo faz o papel de {role!r}: o curso conhece os nomes de BERT, LLaMA e "
+                "T5. Diga as camadas em target_modules."
+            )
+        chosen += found
+    return {name: module for name, module in linear.items() if name in chosen}
 
 
 def names_only(given):

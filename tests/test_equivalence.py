@@ -5,22 +5,29 @@ import copy
 import peft
 import pytest
 import torch
+import transformers
 from toys import GENERATE, TINY, WITH_HEAD, logits, shake, tiny, tiny_batch
 
 from ftcourse import methods, modules
 
-SETTINGS = {"α/r": {"r": 3, "lora_alpha": 5}, "α/√r": {"r": 2, "lora_alpha": 7, "use_rslora": True}}
+SETTINGS = {
+    "α/r": {"method": "lora", "r": 3, "lora_alpha": 5},
+    "α/√r": {"method": "lora", "r": 2, "lora_alpha": 7, "use_rslora": True},
+    "IA³": {"method": "ia3"},
+}
+WITH_DROPOUT = {name: settings for name, settings in SETTINGS.items() if settings["method"] != "ia3"}
 SEEDS = range(3)
 families = pytest.mark.parametrize("family", TINY)
 settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+with_dropout = pytest.mark.parametrize("settings", WITH_DROPOUT.values(), ids=WITH_DROPOUT)
 seeds = pytest.mark.parametrize("seed", SEEDS)
 
 
-def pair(family, seed, folder, dtype=torch.float32, **settings):
+def pair(family, seed, folder, dtype=torch.float32, *, method, **settings):
     """O mesmo modelo com o mesmo adaptador, à mão e em peft, que o lê do arquivo."""
     model = tiny(family, seed, dtype)
     base = copy.deepcopy(model)
-    shake(methods.apply(model, "lora", seed=seed, **settings))
+    shake(methods.apply(model, method, seed=seed, **settings))
     methods.save(model, folder)
     return model, peft.PeftModel.from_pretrained(base, folder, is_trainable=True)
 
@@ -39,6 +46,19 @@ def both(hand, theirs):
     ours, others = methods.tensors(hand, "default"), trained(theirs)
     assert ours.keys() == others.keys() and all(p.requires_grad for p in ours.values())
     return {name: (ours[name], others[name]) for name in ours}
+
+
+def merged_by_peft(theirs):
+    """O modelo de peft com o adaptador fundido, e os seus pesos, com os nomes da base.
+
+    `merge_and_unload` de peft 0.21.2, com IA³, tropeça numa cabeça que não é uma camada só, como o pooler de BERT.
+    """
+    theirs.merge_adapter()
+    state = {}
+    for name, tensor in theirs.get_base_model().state_dict().items():
+        if not any(part in name for part in ("lora_", "ia3_l", "original_module")):
+            state[name.replace(".base_layer", "").replace(".modules_to_save.default", "")] = tensor
+    return theirs, state
 
 
 def backward(model, dropout_seed=0):
@@ -65,7 +85,7 @@ def test_outputs_and_every_gradient_are_equal(tmp_path, family, settings, seed):
 
 
 @families
-@settings
+@with_dropout
 def test_with_dropout_the_same_seed_zeroes_the_same_numbers(tmp_path, family, settings):
     hand, theirs = pair(family, 0, tmp_path, lora_dropout=0.3, **settings)
     hand.train(), theirs.train()
@@ -76,11 +96,14 @@ def test_with_dropout_the_same_seed_zeroes_the_same_numbers(tmp_path, family, se
     assert_equal({name: (one.grad, other.grad) for name, (one, other) in both(hand, theirs).items()})
 
 
+PLANS = [*SETTINGS.values(), *({"lora_dropout": 0.2} | plan for plan in WITH_DROPOUT.values())]
+
+
 @families
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
-@pytest.mark.parametrize("dropout", [0, 0.2])
-def test_parameters_are_equal_after_three_steps(tmp_path, family, optimizer, dropout):
-    hand, theirs = pair(family, 1, tmp_path, lora_dropout=dropout, **SETTINGS["α/√r"])
+@pytest.mark.parametrize("settings", PLANS, ids=lambda plan: ",".join(map(str, plan.values())))
+def test_parameters_are_equal_after_three_steps(tmp_path, family, optimizer, settings):
+    hand, theirs = pair(family, 1, tmp_path, **settings)
     before = {name: one.detach().clone() for name, (one, _) in both(hand, theirs).items()}
     for model, parameters in ((hand, methods.tensors(hand, "default")), (theirs, trained(theirs))):
         model.train()
@@ -102,8 +125,7 @@ def test_parameters_are_equal_after_three_steps(tmp_path, family, optimizer, dro
 @seeds
 def test_merged_weights_are_equal(tmp_path, family, settings, seed):
     hand, theirs = pair(family, seed, tmp_path, **settings)
-    hand, theirs = methods.merge_and_unload(hand), theirs.merge_and_unload()
-    ours, others = hand.state_dict(), theirs.state_dict()
+    ours, (theirs, others) = methods.merge_and_unload(hand).state_dict(), merged_by_peft(theirs)
     assert ours.keys() == others.keys()
     assert_equal({name: (ours[name], others[name]) for name in ours})
     assert torch.equal(logits(hand), logits(theirs))
@@ -119,9 +141,10 @@ def test_generation_is_equal_token_for_token(tmp_path, family, settings, seed):
     written = hand.generate(**prompt, **plan)
     assert torch.equal(written, theirs.generate(**prompt, **plan))
     assert torch.equal(
-        methods.merge(hand).generate(**prompt, **plan), theirs.merge_and_unload().generate(**prompt, **plan)
+        methods.merge(hand).generate(**prompt, **plan), merged_by_peft(theirs)[0].generate(**prompt, **plan)
     )
-    assert not torch.equal(written, tiny(family, seed).generate(**prompt, **plan))
+    methods.unmerge(hand)
+    assert not torch.equal(logits(hand), logits(tiny(family, seed)))
 
 
 # ---------------------------------------------------------------- em bfloat16
@@ -136,11 +159,12 @@ def same_head(hand, theirs):
 
 
 @families
+@settings
 @seeds
-def test_on_a_bfloat16_base_all_is_equal_with_the_head_in_the_type_of_peft(tmp_path, family, seed):
-    hand, theirs = pair(family, seed, tmp_path, torch.bfloat16, **SETTINGS["α/r"])
+def test_on_a_bfloat16_base_all_is_equal_with_the_head_in_the_type_of_peft(tmp_path, family, settings, seed):
+    hand, theirs = pair(family, seed, tmp_path, torch.bfloat16, **settings)
+    assert {p.dtype for p in methods.tensors(hand, "default").values()} == {torch.float32}
     same_head(hand, theirs)
-    assert {p.dtype for name, p in methods.tensors(hand, "default").items() if "lora_" in name} == {torch.float32}
     assert torch.equal(logits(hand), logits(theirs)) and logits(hand).dtype == torch.bfloat16
     for model, parameters in ((hand, methods.tensors(hand, "default")), (theirs, trained(theirs))):
         optimizer = torch.optim.AdamW([parameters[name] for name in sorted(parameters)], lr=1e-2)
@@ -149,7 +173,7 @@ def test_on_a_bfloat16_base_all_is_equal_with_the_head_in_the_type_of_peft(tmp_p
             optimizer.step()
     assert_equal({name: (one.grad, other.grad) for name, (one, other) in both(hand, theirs).items()})
     assert_equal(both(hand, theirs))
-    ours, others = (model.state_dict() for model in (methods.merge_and_unload(hand), theirs.merge_and_unload()))
+    ours, others = methods.merge_and_unload(hand).state_dict(), merged_by_peft(theirs)[1]
     assert_equal({name: (ours[name], others[name]) for name in others})
 
 
@@ -164,6 +188,126 @@ def test_on_a_bfloat16_base_the_float32_head_rounds_less_than_that_of_peft(tmp_p
         backward(model)
     for one, other in both(hand, theirs).values():
         assert (one.grad - other.grad.float()).norm() <= 0.05 * one.grad.norm()
+
+
+# ---------------------------------------------------------------- IA³: onde
+
+
+@families
+def test_by_role_the_vectors_are_where_the_paper_puts_them(family):
+    """K e V na saída, a volta do feed-forward na entrada; a atenção cruzada de T5 também."""
+    model = methods.apply(tiny(family), "ia3")
+    vectors = {n.removesuffix(".ia3_l"): p for n, p in methods.tensors(model, "default").items() if "ia3_l" in n}
+    on_input = {n.rsplit(".", 2)[-1] if "bert" not in family else n[-12:] for n, p in vectors.items() if len(p) == 1}
+    assert on_input == {{"b": "output.dense", "l": "down_proj", "t": "wo"}[family[0]]}
+    config = model.config
+    blocks = config.num_layers * 2 if family.startswith("t5") else config.num_hidden_layers
+    attentions = config.num_layers * 3 if family.startswith("t5") else blocks
+    assert len(vectors) == 2 * attentions + blocks and not [n for n in vectors if "attention.output" in n]
+
+
+def test_the_default_of_peft_on_bert_also_takes_the_output_of_attention():
+    """O "output.dense" de peft casa com attention.output.dense: quatro vetores por camada, e não três."""
+    model = tiny("bert")
+    theirs = peft.get_peft_model(tiny("bert"), peft.IA3Config(task_type="SEQ_CLS")).get_base_model()
+    taken = {n for n, m in theirs.named_modules() if hasattr(m, "ia3_l")}
+    extra = taken - modules.by_role(model, "key", "value", "down").keys()
+    assert extra == {f"bert.encoder.layer.{i}.attention.output.dense" for i in range(model.config.num_hidden_layers)}
+
+
+# ---------------------------------------------------------------- BitFit
+
+TRAINS = {  # o que se pode pedir a cada família
+    "bias": [family for family in TINY if family.startswith("bert")],
+    "new_bias": [*TINY],
+    "norm": [*TINY],
+}
+variants = pytest.mark.parametrize("trains, family", [(trains, f) for trains, fs in TRAINS.items() for f in fs])
+
+
+def bitfit_pair(family, trains, dtype=torch.float32):
+    """BitFit, e o modelo de transformers em que se liberam os mesmos parâmetros, na própria base."""
+    hand, plain = methods.apply(tiny(family, dtype=dtype), "bitfit", trains=trains), tiny(family, dtype=dtype)
+    names = methods.tensors(hand, "default").keys()
+    for name in names - dict(plain.named_parameters()).keys():
+        linear = plain.get_submodule(name.removesuffix(".bias"))
+        linear.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=dtype))
+    for name, parameter in plain.named_parameters():
+        parameter.requires_grad_(name in names)
+    return hand, plain
+
+
+def three_steps(model, parameters):
+    optimizer = torch.optim.AdamW([parameters[name] for name in sorted(parameters)], lr=1e-2)
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+
+
+@variants
+def test_bitfit_is_to_free_those_parameters_of_the_model_itself(family, trains):
+    hand, plain = bitfit_pair(family, trains)
+    assert torch.equal(logits(hand), logits(plain)) and torch.equal(logits(hand), logits(tiny(family)))
+    assert torch.equal(backward(hand), backward(plain))
+    ours, others = methods.tensors(hand, "default"), {n: p for n, p in plain.named_parameters() if p.requires_grad}
+    assert ours.keys() == others.keys()
+    assert_equal({name: (ours[name].grad, others[name].grad) for name in ours})
+    three_steps(hand, ours), three_steps(plain, others)
+    assert_equal({name: (ours[name], others[name]) for name in ours})
+    assert torch.equal(logits(hand), logits(plain)) and not torch.equal(logits(hand), logits(tiny(family)))
+    merged, state = methods.merge_and_unload(hand).state_dict(), plain.state_dict()
+    assert merged.keys() == state.keys()
+    assert_equal({name: (merged[name], state[name]) for name in state})
+
+
+@variants
+def test_on_a_bfloat16_base_what_bitfit_trains_is_float32(family, trains):
+    """Os passos se somam em float32, e só a conta é em bfloat16: fundido, responde o mesmo, bit a bit."""
+    hand, _ = bitfit_pair(family, trains, torch.bfloat16)
+    three_steps(hand, tensors := methods.tensors(hand, "default"))
+    assert {p.dtype for p in tensors.values()} == {torch.float32}
+    for layer in modules.layers(hand).values():
+        if isinstance(layer, modules.TrainedCopy):
+            layer.bfloat16()
+    answer = logits(hand)
+    assert torch.equal(logits(methods.merge(hand)), answer)
+    assert {p.dtype for p in methods.merge_and_unload(hand).parameters()} == {torch.bfloat16}
+
+
+@families
+def test_training_the_norms_is_the_LN_tuning_of_peft(family):
+    hand = methods.apply(tiny(family), "bitfit", trains="norm")
+    norms = [*modules.targets(hand, "default")]
+    theirs = peft.get_peft_model(
+        tiny(family), peft.LNTuningConfig(target_modules=norms, modules_to_save=[*modules.head(hand)])
+    )
+    others = {n.replace(".ln_tuning_layers", ""): p for n, p in trained(theirs).items()}
+    ours = methods.tensors(hand, "default")
+    assert ours.keys() == others.keys()
+    three_steps(hand, ours), three_steps(theirs, others)
+    assert_equal({name: (ours[name], others[name]) for name in ours})
+    assert torch.equal(logits(hand), logits(theirs.eval()))
+
+
+@pytest.mark.parametrize("family", TRAINS["bias"])
+def test_the_biases_of_the_keys_change_no_answer(family):
+    model = methods.apply(tiny(family), "bitfit")
+    gradients = {n: p for n, p in methods.tensors(model, "default").items() if ".key." in n or ".query." in n}
+    backward(model)
+    of_keys = max(p.grad.abs().max() for n, p in gradients.items() if ".key." in n)
+    assert of_keys < 1e-5 * max(p.grad.abs().max() for n, p in gradients.items() if ".query." in n)
+
+
+def test_bitfit_of_BERT_base_trains_the_share_that_the_paper_gives():
+    """0,094% de BERT-base: as lineares, as normas, a dos embeddings e o pooler; 0,081% de BERT-large."""
+    for sizes, published in (((768, 12, 12, 3072), "0.094%"), ((1024, 24, 16, 4096), "0.081%")):
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        with torch.device("meta"):
+            model = transformers.BertModel(transformers.BertConfig(**dict(zip(names, sizes))))
+        total = sum(p.numel() for p in model.parameters())
+        d, layers, _, f = sizes
+        trains = modules.count_parameters(methods.apply(model, "bitfit"))[0]
+        assert trains == layers * (7 * d + f) + 2 * d and f"{trains / total:.3%}" == published
 
 
 # ---------------------------------------------------------------- all-linear

@@ -9,13 +9,12 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import TINY, WITH_HEAD, logits, photo, shake, tiny
+from toys import PAIRS, TINY, WITH_HEAD, logits, photo, shake, tiny
 
 from ftcourse import methods, modules
 from ftcourse.interchange import CONFIG, WEIGHTS
 from ftcourse.methods import METHODS
 
-PAIRS = [(method, family) for method in METHODS for family in TINY if method != "head" or family in WITH_HEAD]
 QUERY = {"bert": "query", "llama": "q_proj", "t5": "q"}
 VALUE = {"bert": "value", "llama": "v_proj", "t5": "v"}
 families = pytest.mark.parametrize("family", TINY)
@@ -165,6 +164,37 @@ def test_all_linear_of_peft_comes_whole(tmp_path, family):
         assert torch.equal(logits(methods.load(tiny(family), tmp_path)), logits(theirs))
 
 
+IA3 = {  # os nomes de peft para cada família; em BERT, "output.dense" toma também a saída da atenção
+    "bert": (["key", "value", "output.dense"], ["output.dense"]),
+    "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+    "t5": (["k", "v", "wo"], ["wo"]),
+}
+
+
+@families
+def test_ia3_goes_there_and_back(tmp_path, family):
+    targets, feedforward = IA3[family.split()[0]]
+    config = peft.IA3Config(
+        target_modules=targets, feedforward_modules=feedforward, modules_to_save=[*modules.head(tiny(family))]
+    )
+    theirs = shake(peft.get_peft_model(tiny(family), config))
+    theirs.save_pretrained(tmp_path / "a")
+    ours = methods.load(tiny(family), tmp_path / "a")
+    assert torch.equal(logits(ours), logits(theirs)) and not torch.equal(logits(ours), logits(tiny(family)))
+    methods.save(ours, tmp_path / "b")
+    again = peft.PeftModel.from_pretrained(tiny(family), tmp_path / "b")
+    assert torch.equal(logits(again), logits(theirs))
+
+
+@pytest.mark.parametrize("trains", ["new_bias", "norm"])
+@families
+def test_what_bitfit_trains_where_there_is_no_bias_comes_back(tmp_path, family, trains):
+    model = saved(tmp_path, family, "bitfit", trains=trains)
+    again = methods.load(tiny(family), tmp_path)
+    assert torch.equal(logits(again), logits(model)) and methods.adapters(again)["default"].trains == trains
+    assert torch.equal(logits(methods.unmerge(methods.merge(again))), logits(model))
+
+
 # ---------------------------------------------------------------- o curso grava, peft lê
 
 
@@ -274,7 +304,7 @@ DAMAGES = {
     "ajustes que não são texto": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe{}"), OSError, r"não é JSON"),
     "ajustes em lista": (write(CONFIG, "[1, 2]"), ValueError, r"não diz a técnica, em peft_type"),
     "sem peft_type": (config(peft_type=None), ValueError, r"não diz a técnica, em peft_type"),
-    "outro peft_type": (config(peft_type="IA3"), ValueError, r"técnica que .* pede, 'IA3'.*'LORA'"),
+    "outro peft_type": (config(peft_type="VERA"), ValueError, r"técnica que .* pede, 'VERA'.*'LORA'"),
     "peft_type em lista": (config(peft_type=["LORA"]), ValueError, r"técnica que .* pede, \['LORA'\]"),
     "DoRA": (config(use_dora=True), ValueError, r"usa use_dora=True, que o curso não sabe ler.*peft"),
     "postos por camada": (config(rank_pattern={"query": 2}), ValueError, r"rank_pattern=\{'query': 2\}"),
@@ -327,6 +357,28 @@ def test_a_damaged_adapter_is_told_and_nothing_of_it_is_loaded(tmp_path, damage,
     with pytest.raises(error, match=words):
         methods.load(model, folder)
     assert photo(model) == before and torch.equal(logits(model), answer)
+
+
+OTHER_DAMAGES = {
+    "IA³: vetor do lado errado": ("ia3", config(feedforward_modules=[]), r"ia3_l tem a forma .*Nada foi carregado"),
+    "IA³: feed-forward que não há": ("ia3", config(feedforward_modules=["wo"]), r"feedforward_modules=\('wo',\): "),
+    "IA³: feed-forward em número": ("ia3", config(feedforward_modules=8), r"feedforward_modules=8: .*lista"),
+    "IA³: alvo que falta": ("ia3", config(target_modules=["key"], feedforward_modules=[]), r"tem, a mais, .*ia3_l"),
+    "BitFit: outra variante": ("bitfit", config(trains="norm"), r"(não tem|tem, a mais,) bert\..*Nada foi carregado"),
+    "BitFit: o que não há": ("bitfit", config(trains="biases"), r"o que treinar em BitFit, 'biases'.*'new_bias'"),
+}
+
+
+@pytest.mark.parametrize("method, damage, words", OTHER_DAMAGES.values(), ids=OTHER_DAMAGES)
+@states
+def test_what_only_one_method_has_is_checked_too(tmp_path, method, damage, words, state):
+    saved(tmp_path, method=method)
+    damage(tmp_path)
+    model = in_state(state)
+    before = photo(model)
+    with pytest.raises(ValueError, match=words):
+        methods.load(model, tmp_path)
+    assert photo(model) == before
 
 
 @states

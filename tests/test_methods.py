@@ -9,16 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import GENERATE, TINY, WITH_HEAD, logits, photo, shake, tiny, tiny_batch
+from toys import PAIRS, REFUSALS, TINY, WITH_HEAD, logits, photo, shake, tiny, tiny_batch
 
 from ftcourse import methods, modules
+from ftcourse.ia3 import IA3Layer
 from ftcourse.lora import LoraConfig, LoraLayer
 from ftcourse.methods import METHODS
 
 ADAPTERS = [name for name in METHODS if name != "full"]  # as que não mudam a base
 families = pytest.mark.parametrize("family", TINY)
 quick = settings(deadline=None, max_examples=30)
-PAIRS = [(method, family) for method in METHODS for family in TINY if method != "head" or family in WITH_HEAD]
 everything = pytest.mark.parametrize("method, family", PAIRS)
 wrapping = pytest.mark.parametrize("method, family", [pair for pair in PAIRS if pair[0] != "full"])
 
@@ -374,6 +374,74 @@ def test_dropout_zeroes_its_fraction_and_keeps_the_mean(fraction, seed):
     )
 
 
+# ---------------------------------------------------------------- a conta de IA³ e de BitFit
+
+
+@quick
+@given(st.integers(1, 12), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_one_layer_of_ia3_is_the_formula(d_in, d_out, on_input, bias, seed):
+    torch.manual_seed(seed)
+    linear, x = nn.Linear(d_in, d_out, bias=bias), torch.randn(2, 3, d_in)
+    layer = IA3Layer(linear).add("default", on_input)
+    layer.active, original, plain = "default", bits(linear), linear(x)
+    vector = layer.ia3_l["default"]
+    assert vector.shape == ((1, d_in) if on_input else (d_out, 1)) and (vector == 1).all()
+    assert torch.equal(layer(x), plain)
+    with torch.no_grad():
+        vector.normal_()
+        answer = layer(x)
+        scale, b = vector.flatten(), linear.bias if bias else 0
+        torch.testing.assert_close(answer, (x * scale) @ linear.weight.T + b if on_input else plain * scale)
+        layer.merge()
+        torch.testing.assert_close(layer(x), answer)
+        assert torch.equal(bits(linear)["weight"], original["weight"] * vector)
+        if bias:  # o viés de W₂ não passa por l
+            assert torch.equal(linear.bias, original["bias"] if on_input else original["bias"] * scale)
+        layer.unmerge()
+    assert_same(bits(linear), original)
+
+
+@quick
+@given(st.sampled_from([*TINY]), st.integers(0, 20))
+def test_ia3_counts_two_outputs_and_one_input_a_block(family, seed):
+    model = tiny(family, seed)
+    by_role = {role: modules.by_role(model, role).values() for role in ("key", "value", "down")}
+    added = sum(m.out_features for role in ("key", "value") for m in by_role[role])
+    added += sum(m.in_features for m in by_role["down"])
+    head = sum(p.numel() for name in modules.head(model) for p in model.get_submodule(name).parameters())
+    assert modules.count_parameters(methods.apply(model, "ia3"))[0] == head + added
+
+
+@quick
+@given(st.sampled_from([*TINY]), st.integers(0, 20))
+def test_new_biases_are_one_number_an_output(family, seed):
+    model = tiny(family, seed)
+    linear = modules.find(model, "all-linear").values()
+    had = {name for name, p in model.base_model.named_parameters() if name.endswith(".bias") and "pooler" not in name}
+    norms = sum(p.numel() for n, p in model.base_model.named_parameters() if n in had and "LayerNorm" in n)
+    head = sum(p.numel() for name in modules.head(model) for p in model.get_submodule(name).parameters())
+    trains = modules.count_parameters(methods.apply(model, "bitfit", trains="new_bias"))[0]
+    assert trains == head + norms + sum(layer.out_features for layer in linear)
+    assert not [n for n in methods.tensors(model, "default") if "relative_attention_bias" in n]
+
+
+@families
+def test_lora_ia3_and_bitfit_share_a_base(family):
+    """Um envoltório dentro do outro: cada um responde como se estivesse só, e a base volta."""
+    model, answers = tiny(family), {}
+    plans = {"lora": {"r": 2}, "ia3": {}, "bitfit": {"trains": "new_bias"}}
+    for method, options in plans.items():
+        answers[method] = logits(shake(methods.apply(model, method, method, **options), seed=len(method)))
+        alone = shake(methods.apply(tiny(family), method, method, **options), seed=len(method))
+        assert torch.equal(answers[method], logits(alone))
+    for method in (*plans, *plans):
+        assert torch.equal(logits(methods.activate(model, method)), answers[method])
+        torch.testing.assert_close(logits(methods.merge(model)), answers[method], rtol=1e-4, atol=1e-4)
+    for method in plans:
+        methods.remove(model, method)
+    assert_same(bits(model), bits(tiny(family)))
+
+
 # ---------------------------------------------------------------- o que é recusado
 
 REFUSED = {
@@ -472,12 +540,24 @@ def test_without_an_adapter_there_is_nothing_to_do(call, removed, tmp_path, monk
     assert photo(model) == before and not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("family", GENERATE)
-def test_a_head_where_there_is_none_is_told(family):
+WAYS_OUT = {
+    "head": r"não tem uma cabeça.*carregue-o com a tarefa",
+    "bitfit": r'não tem vieses.*relative_attention_bias.*trains="new_bias".*trains="norm"',
+}
+UNSUITED = [pair for pair, words in REFUSALS.items() if words]
+
+
+def test_only_who_lacks_what_trains_is_refused():
+    no_head, no_bias = [f for f in TINY if f not in WITH_HEAD], [f for f in TINY if not f.startswith("bert")]
+    assert [("head", family) for family in no_head] + [("bitfit", family) for family in no_bias] == UNSUITED
+
+
+@pytest.mark.parametrize("method, family", UNSUITED)
+def test_a_model_without_what_the_method_trains_is_told_the_way_out(method, family):
     model = tiny(family)
     before = photo(model)
-    with pytest.raises(ValueError, match=r"não tem uma cabeça.*carregue-o com a tarefa"):
-        methods.apply(model, "head")
+    with pytest.raises(ValueError, match=WAYS_OUT[method]):
+        methods.apply(model, method)
     assert photo(model) == before
 
 

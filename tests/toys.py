@@ -158,6 +158,18 @@ def shake(model, seed=1):
     return model
 
 
+def refusal(method, family):
+    """O que a técnica responde a uma família que não tem o que ela treina; None se a aceita."""
+    try:
+        methods.apply(tiny(family), method)
+    except modules.UnsuitableModel as error:
+        return str(error)
+
+
+REFUSALS = {(method, family): refusal(method, family) for method in methods.METHODS for family in TINY}
+PAIRS = [pair for pair, words in REFUSALS.items() if not words]  # o que se pode treinar: (técnica, família)
+
+
 def photo(model):
     """Tudo o que uma recusa tem de deixar como estava: os bits, o que treina, os módulos, o adaptador que age."""
     bits = {name: tensor.float().numpy().tobytes() for name, tensor in model.state_dict().items()}
