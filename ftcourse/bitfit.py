@@ -58,8 +58,8 @@ class BitFitConfig:
         if not chosen:
             raise modules.UnsuitableModel(
                 "Este modelo não tem vieses para treinar: LLaMA e T5 foram feitos sem eles, e o "
-                'relative_attention_bias de T5 não é um. Use trains="new_bias", que põe nas camadas lineares um viés que começa em zero, ou '
-                'trains="norm", que treina as normas.'
+                'relative_attention_bias de T5 não é um. Use trains="new_bias", que põe nas camadas lineares um viés '
+                'que começa em zero, ou trains="norm", que treina as normas.'
             )
         return [modules.wrap(model, n, PartlyTrained).add(name, chosen[n]) for n in outer if n in chosen]
 

@@ -27,7 +27,7 @@ NEEDED = ("r", "lora_alpha")  # os padrões daqui não são os de peft: quem fal
 
 def write(folder, config, tensors, base=None):
     """Grava os ajustes e os tensores {nome: valor} de um adaptador; base: o resumo dos pesos em que ele treinou."""
-    fields = {"peft_type": config.peft_type, **dataclasses.asdict(config), "inference_mode": True}
+    fields = {"peft_type": config.peft_type, **variant(config), **dataclasses.asdict(config), "inference_mode": True}
     metadata = {"base": base} if base else {"format": "pt"}  # uma chave só: de duas, safetensors sorteia a ordem
     values = {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     folder = Path(folder)
@@ -37,8 +37,13 @@ def write(folder, config, tensors, base=None):
         file.write(json.dumps(fields, ensure_ascii=False, indent=2).encode())
 
 
+def variant(kind):
+    """Os campos que, no arquivo, distinguem uma técnica de outra com o mesmo peft_type: {"use_dora": True}."""
+    return getattr(kind, "variant", {})
+
+
 def read(folder, kinds):
-    """(ajustes, {nome: tensor}, resumo da base ou None) de uma pasta. kinds: {peft_type: classe dos ajustes}.
+    """(ajustes, {nome: tensor}, resumo da base ou None) de uma pasta. kinds: as classes de ajustes que se conhecem.
 
     Levanta FileNotFoundError se falta um arquivo, OSError se está cortado ou não é o que diz ser e ValueError se os
     ajustes são de uma técnica ou variante que o curso não tem, ou se um peso não é um número.
@@ -53,16 +58,20 @@ def read(folder, kinds):
         raise OSError(f"{folder / CONFIG} está cortado ou não é JSON: {error}.") from error
     if not isinstance(fields, dict) or "peft_type" not in fields:
         raise ValueError(f"{folder / CONFIG} não diz a técnica, em peft_type: não é o arquivo de um adaptador.")
-    kind = kinds[choose(f"a técnica que {folder / CONFIG} pede,", fields["peft_type"], kinds)]
+    known = dict.fromkeys(kind.peft_type for kind in kinds)
+    wanted = choose(f"a técnica que {folder / CONFIG} pede,", fields["peft_type"], known)
+    fitting = [k for k in kinds if k.peft_type == wanted and fields | variant(k) == fields]
+    kind = max(fitting, key=lambda kind: len(variant(kind)))
     names = [field.name for field in dataclasses.fields(kind)]
     if lost := [name for name in NEEDED if name in names and fields.get(name) is None]:
         raise ValueError(f"{folder / CONFIG} não diz {', '.join(lost)}: foi cortado ou alterado. Grave-o outra vez.")
-    variant = [f for f, v in fields.items() if f not in HARMLESS and f not in names and v and v != "none"]
+    safe = {*HARMLESS, *names, *variant(kind)}
+    unknown = [f for f, v in fields.items() if f not in safe and v and v != "none"]
     if str(fields.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq")):
-        variant.append("init_lora_weights")
-    if variant:
+        unknown.append("init_lora_weights")
+    if unknown:
         raise ValueError(
-            f"{folder / CONFIG} usa {', '.join(f'{f}={fields[f]!r}' for f in variant)}, que o curso não sabe ler. "
+            f"{folder / CONFIG} usa {', '.join(f'{f}={fields[f]!r}' for f in unknown)}, que o curso não sabe ler. "
             "Leia-o com peft."
         )
     settings = {name: fields[name] for name in names if fields.get(name) is not None}

@@ -62,6 +62,10 @@ class LoraConfig:
 
     def inject(self, model, name):
         """Envolve as camadas escolhidas e dá a cada uma o A e o B do adaptador `name`; devolve as camadas."""
+        return [modules.wrap(model, target, LoraLayer).add(name, self) for target in self.choose(model)]
+
+    def choose(self, model):
+        """As camadas que target_modules escolhe: {nome: módulo}. Levanta ValueError se r não cabe numa delas."""
         chosen = modules.find(model, self.target_modules, outside=self.modules_to_save or ())
         for target, layer in chosen.items():
             if self.r > (smaller := min(layer.in_features, layer.out_features)):
@@ -69,7 +73,7 @@ class LoraConfig:
                     f"r={self.r} não cabe em {target}, de {layer.out_features} × {layer.in_features}: com "
                     f"r={smaller} BA já pode ser qualquer matriz. Use um r menor, ou tire a camada de target_modules."
                 )
-        return [modules.wrap(model, target, LoraLayer).add(name, self) for target in chosen]
+        return chosen
 
 
 class LoraLayer(AdapterLayer):

@@ -19,6 +19,7 @@ from torch import nn
 
 from ftcourse import interchange, modules
 from ftcourse.bitfit import BitFitConfig
+from ftcourse.dora import DoraConfig
 from ftcourse.files import choose
 from ftcourse.ia3 import IA3Config
 from ftcourse.lora import LoraConfig
@@ -56,6 +57,7 @@ METHODS = {
     "full": FullConfig,
     "head": HeadConfig,
     "lora": LoraConfig,
+    "dora": DoraConfig,
     "ia3": IA3Config,
     "bitfit": BitFitConfig,
 }
@@ -255,7 +257,7 @@ def load(model, folder, name="default"):
     casos o modelo fica como estava. Avisa, com `warnings`, se a base não é aquela em que o adaptador treinou ou se uma
     parte sorteada da cabeça não veio no arquivo.
     """
-    config, values, base = interchange.read(folder, {kind.peft_type: kind for kind in METHODS.values()})
+    config, values, base = interchange.read(folder, METHODS.values())
     with torch.device("meta"):  # o mesmo modelo, sem pesos: as formas se conferem sem tocar no verdadeiro
         blank = type(model)(copy.deepcopy(model.config))
     known = [module for module, _ in blank.named_modules()]

@@ -186,6 +186,18 @@ def test_ia3_goes_there_and_back(tmp_path, family):
     assert torch.equal(logits(again), logits(theirs))
 
 
+@families
+def test_dora_goes_there_and_back(tmp_path, family):
+    head = [*modules.head(tiny(family))]
+    chosen = [*modules.find(tiny(family), "all-linear")]
+    theirs = from_peft(tmp_path / "a", family, target_modules=chosen, modules_to_save=head, use_dora=True)
+    ours = methods.load(tiny(family), tmp_path / "a")
+    assert type(methods.adapters(ours)["default"]) is METHODS["dora"] and torch.equal(logits(ours), logits(theirs))
+    methods.save(ours, tmp_path / "b")
+    again = peft.PeftModel.from_pretrained(tiny(family), tmp_path / "b")
+    assert torch.equal(logits(again), logits(theirs))
+
+
 @pytest.mark.parametrize("trains", ["new_bias", "norm"])
 @families
 def test_what_bitfit_trains_where_there_is_no_bias_comes_back(tmp_path, family, trains):
@@ -306,7 +318,7 @@ DAMAGES = {
     "sem peft_type": (config(peft_type=None), ValueError, r"não diz a técnica, em peft_type"),
     "outro peft_type": (config(peft_type="VERA"), ValueError, r"técnica que .* pede, 'VERA'.*'LORA'"),
     "peft_type em lista": (config(peft_type=["LORA"]), ValueError, r"técnica que .* pede, \['LORA'\]"),
-    "DoRA": (config(use_dora=True), ValueError, r"usa use_dora=True, que o curso não sabe ler.*peft"),
+    "DoRA sem m": (config(use_dora=True), ValueError, r"não tem bert\..*lora_magnitude_vector"),
     "postos por camada": (config(rank_pattern={"query": 2}), ValueError, r"rank_pattern=\{'query': 2\}"),
     "alfas por camada": (config(alpha_pattern={"query": 2}), ValueError, r"alpha_pattern"),
     "vieses": (config(bias="all"), ValueError, r"bias='all'"),
@@ -364,6 +376,7 @@ OTHER_DAMAGES = {
     "IA³: feed-forward que não há": ("ia3", config(feedforward_modules=["wo"]), r"feedforward_modules=\('wo',\): "),
     "IA³: feed-forward em número": ("ia3", config(feedforward_modules=8), r"feedforward_modules=8: .*lista"),
     "IA³: alvo que falta": ("ia3", config(target_modules=["key"], feedforward_modules=[]), r"tem, a mais, .*ia3_l"),
+    "DoRA: que diz ser LoRA": ("dora", config(use_dora=False), r"tem, a mais, bert\..*lora_magnitude_vector"),
     "BitFit: outra variante": ("bitfit", config(trains="norm"), r"(não tem|tem, a mais,) bert\..*Nada foi carregado"),
     "BitFit: o que não há": ("bitfit", config(trains="biases"), r"o que treinar em BitFit, 'biases'.*'new_bias'"),
 }

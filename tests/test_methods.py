@@ -12,6 +12,7 @@ from torch import nn
 from toys import PAIRS, REFUSALS, TINY, WITH_HEAD, logits, photo, shake, tiny, tiny_batch
 
 from ftcourse import methods, modules
+from ftcourse.dora import DoraConfig, DoraLayer
 from ftcourse.ia3 import IA3Layer
 from ftcourse.lora import LoraConfig, LoraLayer
 from ftcourse.methods import METHODS
@@ -374,7 +375,31 @@ def test_dropout_zeroes_its_fraction_and_keeps_the_mean(fraction, seed):
     )
 
 
-# ---------------------------------------------------------------- a conta de IA³ e de BitFit
+# ---------------------------------------------------------------- a conta de DoRA, de IA³ e de BitFit
+
+
+@quick
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.floats(0.1, 10), st.booleans(), st.integers(0, 99))
+def test_one_layer_of_dora_is_the_formula(d_in, d_out, r, alpha, bias, seed):
+    torch.manual_seed(seed)
+    linear, x = nn.Linear(d_in, d_out, bias=bias), torch.randn(2, 3, d_in)
+    layer = DoraLayer(linear).add("default", config := DoraConfig(r=r, lora_alpha=alpha))
+    layer.active, W = "default", linear.weight.detach().clone()
+    m, B = layer.lora_magnitude_vector["default"], layer.lora_B["default"]
+    assert torch.equal(m, torch.linalg.norm(W, dim=1)) and torch.equal(layer(x), linear(x))
+    assert sum(p.numel() for p in layer.tensors("default").values()) == r * (d_in + d_out) + d_out
+    with torch.no_grad():
+        B.normal_(), m.normal_()
+        V = W.double() + config.scaling * B.double() @ layer.lora_A["default"].double()
+        merged = m[:, None] * V / V.norm(dim=1, keepdim=True)
+        answer, b = layer(x), linear.bias.double() if bias else 0
+        scale = 1e-4 * (1 + merged.abs().max() + (m / V.norm(dim=1)).abs().max())  # a soma de h e −W x cancela dígitos
+        torch.testing.assert_close(answer.double(), x.double() @ merged.T + b, rtol=1e-4, atol=scale.item())
+        torch.testing.assert_close(torch.linalg.norm(layer.merged("default")["weight"], dim=1), m.abs())
+        layer.merge()
+        torch.testing.assert_close(layer(x), answer, rtol=1e-4, atol=scale.item())
+        layer.unmerge()
+        assert torch.equal(linear.weight, W)
 
 
 @quick
