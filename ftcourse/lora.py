@@ -111,3 +111,17 @@ class LoraLayer(AdapterLayer):
 
     def merged(self, name):
         return {"weight": self.weight + self.delta_weight(name)}
+
+
+def plus(model, ratio=16):
+    """LoRA+: B treina com uma taxa `ratio` vezes a de A (Hayou et al., 2024, §4.2). O resto, cabeça também, com a de A.
+
+    Devolve os multiplicadores que `training.train` recebe: {nome: ratio}, um para cada B que treina. Levanta ValueError
+    se `ratio` não é um número maior que zero ou se nenhum B treina.
+    """
+    if not isinstance(ratio, (int, float)) or not 0 < ratio < math.inf:
+        raise ValueError(f"ratio={ratio!r}: é um número maior que zero. O artigo sugere 16.")
+    names = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_B." in name]
+    if not names:
+        raise ValueError('Nenhum B treina neste modelo: comece por methods.apply(model, "lora").')
+    return dict.fromkeys(names, ratio)

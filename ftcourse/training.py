@@ -7,6 +7,7 @@ training.evaluate(model, tokenizer, task)       # {"accuracy": …, "mcc": …, 
 
 import hashlib
 import io
+import math
 import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,27 +37,30 @@ class History:
 
 def train(
     model, tokenizer, task, *, lr, steps, batch_size=32, seed=0, warmup=0.1, weight_decay=0.01, max_grad_norm=1.0,
-    eval_every=None, checkpoint=None, checkpoint_every=100,
+    eval_every=None, checkpoint=None, checkpoint_every=100, multipliers=None,
 ):  # fmt: skip
     """Treina os parâmetros com `requires_grad` por AdamW e devolve o History.
 
     lr: a taxa no pico; sobe na fração `warmup` dos `steps` e desce em linha reta até zero. eval_every: passos entre
     medidas na validação (None: nenhuma). checkpoint: arquivo em que o estado é guardado a cada `checkpoint_every`
-    passos; se já existe, o treino continua dele e chega aos números a que chegaria sem a interrupção.
+    passos; se já existe, o treino continua dele e chega aos números a que chegaria sem a interrupção. multipliers: por
+    quanto se multiplica a taxa de um parâmetro, {nome: número}, como `lora.plus` os dá; o resto treina com lr.
 
     Levanta FloatingPointError se a perda ou o gradiente deixa de ser um número, ValueError se nada treina ou se o
     checkpoint é de outro treino: outros ajustes, outros dados, outra base.
     """
     lr, steps, seed = float(lr), int(steps), int(seed)  # um número de numpy não volta de um checkpoint
     settings = {"task": task.name, "lr": lr, "steps": steps, "batch_size": batch_size, "seed": seed, "warmup": warmup,
-                "weight_decay": weight_decay, "max_grad_norm": max_grad_norm, "eval_every": eval_every}  # fmt: skip
+                "weight_decay": weight_decay, "max_grad_norm": max_grad_norm, "eval_every": eval_every,
+                "multipliers": multipliers}  # fmt: skip
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError(
             'Neste modelo nada treina: comece por methods.apply(model, "lora") ou, se o adaptador está fundido, por '
             "methods.unmerge(model)."
         )
-    optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=weight_decay)
+    groups = by_rate(trained, multipliers or {})
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
     examples, collate = task.encode(tokenizer, task.train), DataCollatorWithPadding(tokenizer)
     if checkpoint:
         settings |= origin(model, examples)
@@ -86,7 +90,8 @@ def train(
                 f"O gradiente virou {norm.item()} no passo {step + 1}, com lr={lr:g}: os pesos ficaram como estavam. "
                 "Comece por uma taxa dez vezes menor."
             )
-        optimizer.param_groups[0]["lr"] = lr * schedule(step, steps, warmup)
+        for group, rate in zip(optimizer.param_groups, groups):
+            group["lr"] = lr * rate["multiplier"] * schedule(step, steps, warmup)
         optimizer.step()
         optimizer.zero_grad()
         history.loss.append(loss.item())
@@ -99,6 +104,18 @@ def train(
                         "trained": tensors, "optimizer": optimizer.state_dict()}, checkpoint)  # fmt: skip
     model.eval()
     return history
+
+
+def by_rate(trained, multipliers):
+    """Os parâmetros que treinam, num grupo do otimizador para cada taxa. Levanta ValueError se um nome não treina."""
+    if lost := sorted(multipliers.keys() - trained.keys()):
+        raise ValueError(f"multipliers: {lost[0]!r} não é um parâmetro que treina neste modelo.")
+    if wrong := {n: by for n, by in multipliers.items() if not isinstance(by, (int, float)) or not 0 <= by < math.inf}:
+        raise ValueError(f"multipliers: {wrong} não é um número a partir de 0.")
+    groups = {}
+    for name, parameter in trained.items():
+        groups.setdefault(multipliers.get(name, 1), []).append(parameter)
+    return [{"params": parameters, "multiplier": multiplier} for multiplier, parameters in groups.items()]
 
 
 def origin(model, examples):

@@ -9,14 +9,16 @@ from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
+import peft
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import finish, kill, tokenizer, toy_model, toy_task, train_toy
+from peft.optimizers import create_loraplus_optimizer
+from toys import finish, kill, tiny, tiny_batch, tokenizer, toy_model, toy_task, train_toy
 from transformers import DataCollatorWithPadding
 
-from ftcourse import files, methods, training
+from ftcourse import files, lora, methods, modules, training
 
 TASK = toy_task()
 fast = settings(deadline=None, max_examples=100)
@@ -266,6 +268,94 @@ def test_the_checkpoint_of_another_base_other_settings_or_other_data_is_refused(
     beside = with_lora()
     methods.activate(methods.apply(beside, "lora", "outro"), "default")
     assert run(beside, checkpoint=path) == first  # um segundo adaptador não muda a base
+
+
+# ---------------------------------------------------------------- uma taxa para cada grupo: LoRA+
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_lora_plus_trains_B_at_its_own_rate_and_all_the_rest_as_before(method):
+    model = methods.apply(toy_model(), method)
+    before, rate = snapshot(model), {}
+    history = run(model, steps=1, multipliers=lora.plus(model, 16), weight_decay=0)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:  # no primeiro passo, Adam move cada número em ±taxa
+            rate[name] = (parameter.detach() - before[name]).abs().max().item()
+    assert history == run(methods.apply(toy_model(), method), steps=1, weight_decay=0)
+    of_B = [r for name, r in rate.items() if "lora_B" in name]
+    rest = [r for name, r in rate.items() if "lora_A" not in name and "lora_B" not in name]  # A: B = 0, gradiente zero
+    assert of_B and rest and min(of_B) == pytest.approx(16 * 2e-3, rel=1e-2)
+    assert max(rest) == pytest.approx(2e-3, rel=1e-2)
+
+
+def test_without_multipliers_or_with_ones_the_numbers_are_the_same():
+    model = with_lora()
+    names = lora.plus(model, 1)
+    assert run(model, steps=4, multipliers=names) == run(with_lora(), steps=4)
+
+
+def test_lora_plus_resumes_to_the_same_numbers_and_another_ratio_is_refused(tmp_path, monkeypatch):
+    model, whole = with_lora(), with_lora()
+    first, path = run(whole, steps=6, multipliers=lora.plus(whole)), tmp_path / "c.pt"
+    save = training.save_state
+
+    def save_and_stop(state, path):
+        save(state, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_state", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, steps=6, multipliers=lora.plus(model), checkpoint=path, checkpoint_every=4)
+    monkeypatch.undo()
+    again = with_lora()
+    for other in (None, lora.plus(again, 4)):
+        with pytest.raises(ValueError, match=r"difere em multipliers\. Apague-o"):
+            run(again, steps=6, multipliers=other, checkpoint=path)
+    assert run(again, steps=6, multipliers=lora.plus(again), checkpoint=path) == first
+    assert same(snapshot(again), snapshot(whole)) == snapshot(whole).keys()
+
+
+def test_lora_plus_steps_are_those_of_peft():
+    """Numa base sem cabeça: em peft, tudo o que tem uma dimensão, o viés da cabeça também, treina com a taxa de B."""
+    ours, theirs = methods.apply(tiny("llama lm"), "lora", r=3, lora_alpha=5), tiny("llama lm")
+    targets = [*modules.targets(ours, "default")]
+    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=3, lora_alpha=5, target_modules=targets))
+    others = {
+        n.split("model.", 2)[-1].replace(".weight", ""): p for n, p in theirs.named_parameters() if p.requires_grad
+    }
+    mine = {n.removeprefix("model."): p for n, p in ours.named_parameters() if p.requires_grad}
+    assert mine.keys() == {n.removeprefix("model.") for n in others}
+    with torch.no_grad():
+        for name, parameter in others.items():
+            parameter.copy_(mine[name.removeprefix("model.")])
+    by_peft = create_loraplus_optimizer(
+        theirs, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16, loraplus_weight_decay=0.01, weight_decay=0.01
+    )
+    trained = {n: p for n, p in ours.named_parameters() if p.requires_grad}
+    groups = training.by_rate(trained, lora.plus(ours, 16))
+    by_hand = torch.optim.AdamW(
+        [{"params": g["params"], "lr": 1e-3 * g["multiplier"]} for g in groups], weight_decay=0.01
+    )
+    for model, optimizer in ((ours, by_hand), (theirs, by_peft)):
+        for _ in range(3):
+            model(**tiny_batch(model)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(torch.equal(mine[name.removeprefix("model.")], p) for name, p in others.items())
+
+
+@pytest.mark.parametrize(
+    "multipliers, words",
+    [({"lora_B": 16}, r"'lora_B' não é um parâmetro que treina"), ("ratio", r"ratio=0: .*maior que zero")],
+)
+def test_a_bad_rate_is_told_before_any_step(multipliers, words):
+    model = with_lora()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=words):
+        run(model, multipliers=lora.plus(model, 0) if multipliers == "ratio" else multipliers)
+    assert same(before, snapshot(model)) == before.keys()
+    with pytest.raises(ValueError, match="Nenhum B treina"):
+        lora.plus(toy_model())
 
 
 def test_a_model_in_which_nothing_trains_is_told(tmp_path):
