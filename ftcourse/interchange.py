@@ -67,7 +67,8 @@ def read(folder, kinds):
         raise ValueError(f"{folder / CONFIG} não diz {', '.join(lost)}: foi cortado ou alterado. Grave-o outra vez.")
     safe = {*HARMLESS, *names, *variant(kind)}
     unknown = [f for f, v in fields.items() if f not in safe and v and v != "none"]
-    if str(fields.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq")):
+    other_base = str(fields.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq"))
+    if other_base and "init_lora_weights" not in variant(kind):
         unknown.append("init_lora_weights")
     if unknown:
         raise ValueError(

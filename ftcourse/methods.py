@@ -23,6 +23,7 @@ from ftcourse.dora import DoraConfig
 from ftcourse.files import choose
 from ftcourse.ia3 import IA3Config
 from ftcourse.lora import LoraConfig
+from ftcourse.pissa import PissaConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ METHODS = {
     "head": HeadConfig,
     "lora": LoraConfig,
     "dora": DoraConfig,
+    "pissa": PissaConfig,
     "ia3": IA3Config,
     "bitfit": BitFitConfig,
 }

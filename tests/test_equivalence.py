@@ -193,6 +193,38 @@ def test_on_a_bfloat16_base_the_float32_head_rounds_less_than_that_of_peft(tmp_p
         assert (one.grad - other.grad.float()).norm() <= 0.05 * one.grad.norm()
 
 
+# ---------------------------------------------------------------- PiSSA
+
+
+@families
+@pytest.mark.parametrize("settings", [{"r": 3, "lora_alpha": 5}, {"r": 2, "lora_alpha": 7, "use_rslora": True}])
+def test_pissa_is_that_of_peft_but_for_rounding(family, settings):
+    """A e B nascem iguais, bit a bit. Depois, peft arredonda W − s·B₀A₀ uma vez; aqui W x e s·B₀A₀ x se subtraem."""
+    hand = methods.apply(tiny(family), "pissa", modules_to_save=(), **settings)
+    assert torch.equal(logits(hand), logits(tiny(family)))
+    targets = [*modules.targets(hand, "default")]
+    config = peft.LoraConfig(init_lora_weights="pissa", target_modules=targets, **settings)
+    theirs = peft.get_peft_model(tiny(family), config).eval()
+    ours, others = methods.tensors(hand, "default"), trained(theirs)
+    assert ours.keys() == others.keys()
+    assert_equal({name: (ours[name], others[name]) for name in ours})
+    near = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(logits(hand), logits(theirs), **near)
+    backward(hand), backward(theirs)
+    for name, one in ours.items():
+        assert (one.grad - others[name].grad).norm() <= 1e-3 * max(one.grad.norm(), 1e-3)
+    for parameters in (
+        ours,
+        others,
+    ):  # SGD: Adam faria de um gradiente quase nulo um passo de ±lr, com o sinal do acaso
+        torch.optim.SGD(parameters.values(), lr=1e-2).step()
+    torch.testing.assert_close(logits(hand), logits(theirs), **near)
+    merged, (theirs, state) = methods.merge_and_unload(hand).state_dict(), merged_by_peft(theirs)
+    assert merged.keys() == state.keys()
+    for name in state:
+        torch.testing.assert_close(merged[name], state[name], **near)
+
+
 # ---------------------------------------------------------------- IA³: onde
 
 

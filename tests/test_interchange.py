@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import PAIRS, TINY, WITH_HEAD, logits, photo, shake, tiny
 
-from ftcourse import methods, modules
+from ftcourse import methods, modules, pissa
 from ftcourse.interchange import CONFIG, WEIGHTS
 from ftcourse.methods import METHODS
 
@@ -196,6 +196,42 @@ def test_dora_goes_there_and_back(tmp_path, family):
     methods.save(ours, tmp_path / "b")
     again = peft.PeftModel.from_pretrained(tiny(family), tmp_path / "b")
     assert torch.equal(logits(again), logits(theirs))
+
+
+def close(one, other):
+    """Iguais a menos do arredondamento: aqui W fica e B₀A₀ se subtrai na conta; em peft, no peso."""
+    torch.testing.assert_close(logits(one), logits(other), rtol=1e-4, atol=1e-4)
+
+
+@families
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_pissa_goes_there_and_back_and_goes_as_a_lora_of_twice_the_rank(tmp_path, family, use_rslora):
+    options = {"r": 2, "lora_alpha": 5, "use_rslora": use_rslora}
+    ours = saved(tmp_path / "a", family, "pissa", **options)
+    theirs = peft.PeftModel.from_pretrained(tiny(family), tmp_path / "a")
+    close(ours, theirs)
+    theirs.save_pretrained(tmp_path / "b")
+    assert torch.equal(logits(methods.load(tiny(family), tmp_path / "b")), logits(ours))
+    answer, trains = logits(ours), [p.requires_grad for p in methods.tensors(ours, "default").values()]
+    assert pissa.to_lora(methods.merge(ours)) is ours and type(methods.adapters(ours)["default"]) is METHODS["lora"]
+    torch.testing.assert_close(logits(methods.activate(ours, "default")), answer, rtol=1e-4, atol=1e-4)
+    assert trains == [p.requires_grad for p in methods.tensors(ours, "default").values()]
+    methods.save(ours, tmp_path / "c")
+    theirs = peft.PeftModel.from_pretrained(tiny(family), tmp_path / "c")
+    assert torch.equal(logits(theirs), logits(ours))
+    with methods.disabled(ours):
+        assert torch.equal(logits(ours), logits(tiny(family)))
+
+
+def test_a_pissa_that_does_not_fit_or_is_not_one_is_told():
+    sizes = [(layer.in_features, layer.out_features) for layer in modules.find(tiny("bert"), "all-linear").values()]
+    model = methods.apply(tiny("bert"), "pissa", r=min(map(min, sizes)))
+    before = photo(model)
+    with pytest.raises(ValueError, match=r"r=\d+ não cabe em"):
+        pissa.to_lora(model)
+    with pytest.raises(ValueError, match="não tem um adaptador PiSSA chamado 'outro'"):
+        pissa.to_lora(model, "outro")
+    assert photo(model) == before
 
 
 @pytest.mark.parametrize("trains", ["new_bias", "norm"])

@@ -16,6 +16,7 @@ from ftcourse.dora import DoraConfig, DoraLayer
 from ftcourse.ia3 import IA3Layer
 from ftcourse.lora import LoraConfig, LoraLayer
 from ftcourse.methods import METHODS
+from ftcourse.pissa import PissaConfig, PissaLayer
 
 ADAPTERS = [name for name in METHODS if name != "full"]  # as que não mudam a base
 families = pytest.mark.parametrize("family", TINY)
@@ -375,7 +376,32 @@ def test_dropout_zeroes_its_fraction_and_keeps_the_mean(fraction, seed):
     )
 
 
-# ---------------------------------------------------------------- a conta de DoRA, de IA³ e de BitFit
+# ---------------------------------------------------------------- a conta de PiSSA, de DoRA, de IA³ e de BitFit
+
+
+@quick
+@given(st.integers(1, 12), st.integers(1, 12), st.floats(0.1, 10), st.booleans(), st.data())
+def test_one_layer_of_pissa_is_the_formula(d_in, d_out, alpha, rslora, data):
+    r = data.draw(st.integers(1, min(d_in, d_out)))
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    linear, x = nn.Linear(d_in, d_out), torch.randn(2, 3, d_in)
+    config = PissaConfig(r=r, lora_alpha=alpha, use_rslora=rslora)
+    layer, W = PissaLayer(linear).add("default", config), linear.weight.detach().clone()
+    layer.active, A, B = "default", layer.lora_A["default"], layer.lora_B["default"]
+    assert torch.equal(layer(x), linear(x)) and torch.equal(layer.merged("default")["weight"], W)
+    with torch.no_grad():
+        rest = W - config.scaling * B @ A  # a melhor aproximação de posto r deixa os valores singulares menores
+        singular = torch.linalg.svdvals(W)
+        torch.testing.assert_close(torch.linalg.matrix_norm(rest), singular[r:].norm(), rtol=1e-4, atol=1e-5)
+        A.normal_(), B.normal_()
+        answer = layer(x)
+        expected = x @ (rest + config.scaling * B @ A).T + linear.bias
+        scale = 1e-5 * (1 + expected.abs().max().item() + config.scaling * (B @ A).abs().sum().item())
+        torch.testing.assert_close(answer, expected, rtol=1e-4, atol=scale)
+        layer.merge()
+        torch.testing.assert_close(layer(x), answer, rtol=1e-4, atol=scale)
+        layer.unmerge()
+    assert torch.equal(linear.weight, W)
 
 
 @quick
