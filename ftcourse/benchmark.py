@@ -1,6 +1,6 @@
 """As execuções que viram resultado: o que se compara, com que taxa, em quantas sementes, e a tabela que sai disso.
 
-    make bancada            # mostra o plano, roda o que falta e grava em data/resultados: uns 70 minutos
+    make bancada            # mostra o plano, roda o que falta e grava em data/resultados: 70 minutos, do zero
     make bancada TUDO=tudo  # e mais 20 para as execuções da seção 9 do caderno 04
 
 Cada execução ocupa um núcleo e vira uma linha de JSON, com as previsões, as métricas, o tempo e o ambiente.
@@ -117,6 +117,7 @@ def run(job):
     metrics = {s: task.metrics(answers[sources == s], labels[sources == s]) for s in dict.fromkeys(sources.tolist())}
     return {
         **job,
+        "settings": settings_of(job["variant"]),
         "metrics": {s: {k: round(v, 4) for k, v in m.items()} for s, m in metrics.items()},
         "seconds": round(time.perf_counter() - started),
         "predictions": "".join(map(str, answers)),
@@ -130,8 +131,16 @@ def fingerprint(known):
     return hashlib.sha256("\n".join(known["text"]).encode()).hexdigest()[:12]
 
 
+def settings_of(variant):
+    """Os ajustes da técnica de uma variante; {} nas linhas de base."""
+    return TECHNIQUES.get(variant, (None, {}))[1]
+
+
 def key(row):
-    return tuple(row[k] for k in ("task", "variant", "split", "lr", "steps", "seed"))
+    """O que identifica uma execução, gravada ou por fazer: mudar r ou α em TECHNIQUES faz dela outra."""
+    settings = row.get("settings", settings_of(row["variant"]))
+    known = (row[k] for k in ("task", "variant", "split", "lr", "steps", "seed"))
+    return (*known, json.dumps(settings, sort_keys=True))
 
 
 def load(task):
@@ -228,13 +237,17 @@ def execute(task, jobs, label):
     ):
         futures = [pool.submit(run, job) for job in missing]
         failures = []
-        for future in tqdm(as_completed(futures), total=len(futures), desc=label, unit="execução", disable=False):
-            if future.exception():
-                failures.append(future.exception())  # as outras, já prontas, são gravadas antes de a falha subir
-                continue
-            file.write(json.dumps(future.result(), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), desc=label, unit="execução", disable=False):
+                if future.exception():
+                    failures.append(future.exception())  # as outras, já prontas, são gravadas antes de a falha subir
+                    continue
+                file.write(json.dumps(future.result(), ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:  # Ctrl-C: o que não começou não começa, porque ninguém o gravaria
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failures:
         raise failures[0]
 

@@ -67,7 +67,7 @@ def read(folder, kinds):
         raise ValueError(f"{folder / CONFIG} não diz {', '.join(lost)}: foi cortado ou alterado. Grave-o outra vez.")
     safe = {*HARMLESS, *names, *variant(kind)}
     unknown = [f for f, v in fields.items() if f not in safe and v and v != "none"]
-    other_base = str(fields.get("init_lora_weights")).startswith(("pissa", "olora", "corda", "loftq"))
+    other_base = str(fields.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "loftq"))
     if other_base and "init_lora_weights" not in variant(kind):
         unknown.append("init_lora_weights")
     if unknown:
@@ -82,10 +82,12 @@ def read(folder, kinds):
         with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
             base = (file.metadata() or {}).get("base")
             values = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if len(values) < len(file.keys()):
+                raise ValueError(f"{folder / WEIGHTS} traz o mesmo peso duas vezes, com e sem {PREFIX}.")
     except safetensors.SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS} está cortado ou não é um arquivo safetensors.") from error
     for name, value in values.items():
-        if not value.isfinite().all():
+        if not value.is_floating_point() or not value.float().isfinite().all():  # em float32, como treina
             raise ValueError(f"Em {folder / WEIGHTS}, {name} tem valores que não são números (nan ou inf).")
     return config, values, base
 

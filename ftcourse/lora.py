@@ -48,7 +48,11 @@ class LoraConfig:
     def __post_init__(self):
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise ValueError(f"r={self.r!r}: o posto é um inteiro a partir de 1. Comece por 8.")
-        if not isinstance(self.lora_alpha, (int, float)) or not 0 < self.lora_alpha < math.inf:
+        if (
+            isinstance(self.lora_alpha, bool)
+            or not isinstance(self.lora_alpha, (int, float))
+            or not 0 < self.lora_alpha < math.inf
+        ):
             raise ValueError(f"lora_alpha={self.lora_alpha!r}: α é um número maior que zero. Comece por 2·r.")
         if not isinstance(self.lora_dropout, (int, float)) or not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout={self.lora_dropout!r}: é uma fração, de 0 a menos de 1.")

@@ -50,6 +50,9 @@ def train(
     checkpoint é de outro treino: outros ajustes, outros dados, outra base.
     """
     lr, steps, seed = float(lr), int(steps), int(seed)  # um número de numpy não volta de um checkpoint
+    warmup, weight_decay, max_grad_norm = float(warmup), float(weight_decay), float(max_grad_norm)
+    if multipliers:
+        multipliers = {name: by.item() if isinstance(by, np.generic) else by for name, by in multipliers.items()}
     settings = {"task": task.name, "lr": lr, "steps": steps, "batch_size": batch_size, "seed": seed, "warmup": warmup,
                 "weight_decay": weight_decay, "max_grad_norm": max_grad_norm, "eval_every": eval_every,
                 "multipliers": multipliers}  # fmt: skip

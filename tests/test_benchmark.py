@@ -156,7 +156,9 @@ def test_the_metrics_are_those_of_the_predictions_on_todays_data(name):
     task = tasks.load(name)
     for r in benchmark.load(name):
         known = benchmark.rows(task, r["split"])
-        assert r["data"] == benchmark.fingerprint(known), f"{benchmark.key(r)} mediu outros dados: rode make bancada"
+        assert r["data"] == benchmark.fingerprint(known), (
+            f"{benchmark.key(r)} mediu outros dados: apague essa linha e rode make bancada"
+        )
         answers, labels = np.array([*map(int, r["predictions"])]), np.array(known["label"])
         sources = benchmark.sources_of(task, known)
         assert r["metrics"].keys() == set(sources)

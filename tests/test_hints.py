@@ -47,6 +47,9 @@ TYPICAL = {
         (lambda x, W, A, B, a: x @ W.T + a / len(A) * (x @ B.T) @ A.T, "não se encaixam"),
         (lambda x, W, A, B, a: (x @ W.T).T, "a forma"),
         (lambda x, W, A, B, a: x @ W.T - (x @ A.T) @ B.T, "difere"),
+        (lambda x, W, A, B, a: x @ W.T + a // len(A) * (x @ A.T) @ B.T, "difere"),
+        (lambda x, W, A, B, a: x @ W.add_(a / len(A) * B @ A).T, "mudou um tensor"),
+        (lambda x, W, A, B, a: (x @ W.T).numpy(), "ndarray"),
         (3.0, "sem parênteses"),
     ],
     "04.2": [
@@ -97,7 +100,9 @@ def test_the_right_answer_is_right(exercise):
     assert exercises.judge(exercise, RIGHT[exercise])[0] is True
 
 
-@pytest.mark.parametrize(("exercise", "answer"), [("00.1", ...), ("00.1", lambda s, h: ...), ("00.2", (..., 0))])
+@pytest.mark.parametrize(
+    ("exercise", "answer"), [("00.1", ...), ("00.1", lambda s, h: ...), ("00.2", (..., 0)), ("04.2", [..., 8])]
+)
 def test_no_answer_is_not_a_wrong_answer(exercise, answer):
     assert exercises.judge(exercise, answer)[0] is None
 

@@ -343,6 +343,19 @@ def as_file(folder):
     folder.write_text("não sou uma pasta")
 
 
+def retype(kind, value):
+    """O primeiro peso em outro tipo, cheio de um valor."""
+    return weights(lambda t: t.update({first(t): torch.full_like(t[first(t)], value, dtype=kind)}))
+
+
+def twice(folder):
+    """O primeiro peso também sem o começo que peft põe nos nomes."""
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    name = next(iter(tensors))
+    tensors[name.removeprefix("base_model.model.")] = tensors[name].clone()
+    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+
+
 DAMAGES = {
     "sem ajustes": (lambda f: (f / CONFIG).unlink(), FileNotFoundError, r"falta adapter_config\.json\. Um adaptador é"),
     "sem pesos": (lambda f: (f / WEIGHTS).unlink(), FileNotFoundError, r"falta adapter_model\.safetensors"),
@@ -380,6 +393,11 @@ DAMAGES = {
     "outra forma": (weights(lambda t: t.update({first(t): torch.ones(8, 3)})), ValueError, r"tem a forma \(8, 3\)"),
     "um nan": (put(float("nan")), ValueError, r"lora_A\.weight tem valores que não são números"),
     "um infinito": (put(float("inf")), ValueError, r"lora_A\.weight tem valores que não são números"),
+    "grande demais": (retype(torch.float64, 1e300), ValueError, r"lora_A\.weight tem valores que não são números"),
+    "inteiros": (retype(torch.int8, 100), ValueError, r"lora_A\.weight tem valores que não são números"),
+    "o mesmo peso duas vezes": (twice, ValueError, r"traz o mesmo peso duas vezes"),
+    "alfa verdadeiro": (config(lora_alpha=True), ValueError, r"lora_alpha=True: .*número"),
+    "OLoRA": (config(init_lora_weights="OLoRA"), ValueError, r"init_lora_weights='OLoRA'"),
     "de outra arquitetura": (lambda f: saved(f, "llama"), ValueError, r"'model\.layers\.\S+q_proj'.*'query'"),
     "de outro tamanho": (lambda f: saved(f, seed=3), ValueError, r"Nada foi carregado|'query'"),
 }  # fmt: skip

@@ -44,14 +44,15 @@ constroi = load("constroi")
 
 # O que parece medido: decimais, milhares, porcentagens e inteiros com unidade.
 NUMBER = re.compile(
-    r"(?<![\w.,])(\d{1,3}(?:\.\d{3})+(?:,\d+)?|\d+[.,]\d+|\d+(?=\s*(?:%|[kMGT]i?B\b|bytes\b|pontos?\b|vez(?:es)?\b|×)))"
-    r"(?![\w]|[.,]\d)"
+    r"(?<![\w.,])(\d{1,3}(?:\.\d{3})+(?:,\d+)?|\d+[.,]\d+|"
+    r"\d+(?=\s*(?:%|‰|[kMGT]i?B\b|m?s\b|bytes\b|por cento|pontos?\b|vez(?:es)?\b|×)))(?!\d|[.,]\d)"
 )
 
 
 def visible(markdown):
-    """O texto sem código, sem endereços e sem números de seção."""
-    return re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|https?://\S+|§ ?\d+(\.\d+)*", " ", markdown, flags=re.S)
+    """O texto sem blocos de código, endereços, números de seção nem as marcas entre um número e a sua unidade."""
+    text = re.sub(r"```.*?```|\]\([^)]*\)|https?://\S+|§ ?\d+(\.\d+)*", " ", markdown, flags=re.S)
+    return re.sub(r"[*`$]|</?\w[^>]*>", "", text.replace("{,}", ",").replace("&nbsp;", " "))
 
 
 def typed(template):
@@ -147,14 +148,19 @@ def pages(document):
 # ---------------------------------------------------------------- as regras veem o que dizem ver
 
 
-@pytest.mark.parametrize("planted", "acerta 0,873;87 %;são 147.456;0.873;pesa 35 MB;10 vezes;2 pontos".split(";"))
+@pytest.mark.parametrize(
+    "planted",
+    "acerta 0,873;87 %;são 147.456;0.873;pesa 35 MB;10 vezes;2 pontos;**87** %;35MB;`0,99`;$0{,}87$;9 por cento".split(
+        ";"
+    ),
+)
 def test_a_number_typed_by_hand_is_seen(planted):
     assert typed(TEMPLATE + f"\n{planted}\n") and typed(TEMPLATE.replace("<!-- [2 min]", f"<!-- [2 min] {planted}"))
 
 
 def test_a_number_no_result_holds_is_seen():
     values = {"a": {"b": constroi.Shown(0.8734, 3)}, "c": [constroi.Shown(147456)]}
-    deck = "---\nmarp: true\n---\n# Título\n\nDe 0,873 e {}, em `0,5`, § 4.1, com r = 8.\n"
+    deck = "---\nmarp: true\n---\n# Título\n\nDe 0,873 e {}, § 4.1, com r = 8.\n"
     assert orphans(deck.format("147.456"), values) == []
     for wrong in ("0,874", "147.457", "87 %", "0.873"):
         assert orphans(deck.format(wrong), values) == [wrong.split()[0]]

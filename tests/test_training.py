@@ -305,13 +305,13 @@ def test_lora_plus_resumes_to_the_same_numbers_and_another_ratio_is_refused(tmp_
 
     monkeypatch.setattr(training, "save_state", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        run(model, steps=6, multipliers=lora.plus(model), checkpoint=path, checkpoint_every=4)
+        run(model, steps=6, multipliers=lora.plus(model, np.float64(16)), checkpoint=path, checkpoint_every=4)
     monkeypatch.undo()
     again = with_lora()
     for other in (None, lora.plus(again, 4)):
         with pytest.raises(ValueError, match=r"difere em multipliers\. Apague-o"):
             run(again, steps=6, multipliers=other, checkpoint=path)
-    assert run(again, steps=6, multipliers=lora.plus(again), checkpoint=path) == first
+    assert run(again, steps=6, multipliers=lora.plus(again, np.float64(16)), checkpoint=path) == first
     assert same(snapshot(again), snapshot(whole)) == snapshot(whole).keys()
 
 

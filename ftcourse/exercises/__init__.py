@@ -55,7 +55,7 @@ def judge(exercise, answer):
             f"não conheço esse exercício. Os nomes são como 00.1: o caderno, um ponto e o número. Veio {exercise!r}.",
         )
     try:
-        if answer is ... or (isinstance(answer, tuple) and any(part is ... for part in answer)):
+        if answer is ... or (isinstance(answer, (tuple, list)) and any(part is ... for part in answer)):
             raise Unanswered
         return True, check(answer)
     except Unanswered:

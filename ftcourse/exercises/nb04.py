@@ -12,9 +12,10 @@ def exercise_1(lora):
     if not callable(lora):
         raise Wrong("responda com a função, sem parênteses: verifica('04.1', lora).")
     generator = torch.Generator().manual_seed(0)
-    for n, d_in, d_out, r, alpha in ((5, 7, 4, 3, 12), (2, 6, 6, 2, 3)):
+    for n, d_in, d_out, r, alpha in ((5, 7, 4, 3, 12), (2, 6, 6, 2, 5)):  # 5 // 2 não é 5 / 2
         x, W, A, B = (torch.randn(s, generator=generator) for s in ((n, d_in), (d_out, d_in), (r, d_in), (d_out, r)))
         base, change = x @ W.T, x @ (B @ A).T
+        received = [tensor.clone() for tensor in (x, W, A, B)]
         try:
             given = lora(x, W, A, B, alpha)
         except RuntimeError as error:  # formas que não se multiplicam
@@ -24,9 +25,14 @@ def exercise_1(lora):
             ) from None
         if given is ...:
             raise Unanswered
-        if not isinstance(given, torch.Tensor) or given.shape != base.shape:
+        if not all(map(torch.equal, received, (x, W, A, B))):
+            raise Wrong("a função mudou um tensor que recebeu. W fica congelado: some as duas parcelas na resposta.")
+        if not isinstance(given, torch.Tensor):
+            raise Wrong(f"a resposta é {type(given).__name__}, e devia ser um tensor de torch.")
+        given = given.to(base.dtype)
+        if given.shape != base.shape:
             raise Wrong(
-                f"a resposta tem a forma {tuple(getattr(given, 'shape', ()))}, e devia ter {tuple(base.shape)}: "
+                f"a resposta tem a forma {tuple(given.shape)}, e devia ter {tuple(base.shape)}: "
                 "uma linha por exemplo, uma coluna por saída."
             )
         mistakes = {
@@ -93,6 +99,9 @@ def exercise_3(rate_multiple):
         given = rate_multiple(r, alpha, d)
         if given is ...:
             raise Unanswered
+        given = float(
+            getattr(given, "item", lambda given=given: given)()
+        )  # um tensor ou um vetor de um número também é
         right = 3 * d * r / alpha**2
         if math.isclose(given, right, rel_tol=1e-3):
             continue
