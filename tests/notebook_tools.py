@@ -40,9 +40,10 @@ def fingerprint(cell):
 
 
 def text(cell):
-    """O que a célula escreveu: saídas de texto, valores e erros."""
-    parts = [o.get("text") or o.get("data", {}).get("text/plain") or o.get("evalue", "") for o in cell.outputs]
-    return "\n".join(parts)
+    """O que a célula escreveu: saídas de texto, valores e erros. As barras de progresso não contam."""
+    outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+    parts = [o.get("text") or o.get("data", {}).get("text/plain", o.get("evalue", "")) + "\n" for o in outputs]
+    return "".join(parts)  # o mesmo print pode vir em um pedaço ou em dois
 
 
 def run(notebook, folder, allow_errors=False):

@@ -243,7 +243,7 @@ def invent():
     """Um caderno pequeno que segue as regras, ainda não executado."""
     new = nbformat.v4
     cells = [
-        new.new_markdown_cell(f"# Título\n\n[![Abrir no Colab](selo.svg)]({COLAB}x.ipynb)"),
+        new.new_markdown_cell(f"# Título\n\n[![Abrir no Colab](https://x.org/selo.svg)]({COLAB}x.ipynb)"),
         new.new_code_cell("x = 1\nprint(x)"),
         new.new_markdown_cell("## Uma pergunta?"),
         new.new_code_cell(PIXEL),
