@@ -148,7 +148,7 @@ def batches(lengths, batch_size, seed, epoch, pool=20):
 
 
 @torch.no_grad()
-def predict(model, tokenizer, task, rows, batch_size=64):
+def predict(model, tokenizer, task, rows, batch_size=32):
     """Os logits de cada linha, na ordem delas: (n, classes)."""
     examples, collate = task.encode(tokenizer, rows), DataCollatorWithPadding(tokenizer)
     by_length = np.argsort([len(example["input_ids"]) for example in examples], kind="stable")
