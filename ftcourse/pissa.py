@@ -90,7 +90,8 @@ def to_lora(model, name="default"):
             new = modules.wrap(model, target.replace(".base_layer", ""), LoraLayer).add(name, lora)
             new.lora_A[name].copy_(torch.cat([layer.lora_A[name], start.A])).requires_grad_(trains)
             new.lora_B[name].copy_(torch.cat([layer.lora_B[name], -start.B], dim=1)).requires_grad_(trains)
-            new.active, layer.active = layer.active, None
+            if layer.active == name:
+                new.active, layer.active = name, None
             layer.remove(name)
     modules.unwrap(model)
     model.adapters = {**model.adapters, name: lora}

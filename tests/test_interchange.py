@@ -223,6 +223,15 @@ def test_pissa_goes_there_and_back_and_goes_as_a_lora_of_twice_the_rank(tmp_path
         assert torch.equal(logits(ours), logits(tiny(family)))
 
 
+def test_a_pissa_that_is_not_the_active_one_becomes_a_lora_and_the_active_one_goes_on():
+    model = tiny("bert")
+    for seed, name in enumerate(("um", "dois")):
+        shake(methods.apply(model, "pissa", name, r=2), seed)
+    answer, other = logits(methods.activate(model, "dois")), logits(methods.activate(model, "um"))
+    assert torch.equal(logits(pissa.to_lora(model, "dois")), other) and methods.active(model) == "um"
+    torch.testing.assert_close(logits(methods.activate(model, "dois")), answer, rtol=1e-4, atol=1e-4)
+
+
 def test_a_pissa_that_does_not_fit_or_is_not_one_is_told():
     sizes = [(layer.in_features, layer.out_features) for layer in modules.find(tiny("bert"), "all-linear").values()]
     model = methods.apply(tiny("bert"), "pissa", r=min(map(min, sizes)))
