@@ -90,14 +90,11 @@ class PartlyTrained(AdapterLayer):
             self.copies[name][key] = nn.Parameter(value.detach().to(torch.float32, copy=True))
         return self
 
-    def tensors(self, name):
-        return dict(self.copies[name].named_parameters()) if name in self.copies else {}
-
     def forward(self, x):
-        if self.unmerged is not None or self.active not in self.copies:
+        if (name := self.acting) is None:
             return self.base_layer(x)
-        own = {key: value.to(x.dtype) for key, value in self.tensors(self.active).items()}
-        return functional_call(self.bare, own, x)  # a conta do próprio módulo, com estes valores no lugar dos seus
+        values = {key: value.to(x.dtype) for key, value in self.tensors(name).items()}
+        return functional_call(self.bare, values, x)  # a conta do próprio módulo, com estes valores no lugar dos seus
 
     def merged(self, name):
         return {key: value.clone() for key, value in self.tensors(name).items()}

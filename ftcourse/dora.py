@@ -50,10 +50,9 @@ class DoraLayer(LoraLayer):
 
     def forward(self, x):
         h = self.base_layer(x)  # W x + b: (…, d_out)
-        if self.unmerged is not None or self.active not in self.lora_A:
+        if (name := self.acting) is None:
             return h
-        name, config = self.active, self.configs[self.active]
-        A, B = self.lora_A[name], self.lora_B[name]
+        A, B, config = self.lora_A[name], self.lora_B[name], self.configs[name]
         ratio = self.lora_magnitude_vector[name] / self.norm(name)
         Wx = h if self.bias is None else h - self.bias
         x = x.to(A.dtype)

@@ -87,10 +87,10 @@ class IA3Layer(AdapterLayer):
         return self
 
     def forward(self, x):
-        if self.unmerged is not None or self.active not in self.ia3_l:
+        if (name := self.acting) is None:
             return self.base_layer(x)
-        scale = self.ia3_l[self.active].flatten()
-        if self.on_input[self.active]:
+        scale = self.ia3_l[name].flatten()
+        if self.on_input[name]:
             return self.base_layer((x * scale).to(x.dtype))
         h = self.base_layer(x)  # (…, d_out)
         return (h * scale).to(h.dtype)

@@ -102,9 +102,9 @@ class LoraLayer(AdapterLayer):
 
     def forward(self, x):
         h = self.base_layer(x)  # (…, d_out)
-        if self.unmerged is not None or self.active not in self.lora_A:
+        if (name := self.acting) is None:
             return h
-        A, B, config = self.lora_A[self.active], self.lora_B[self.active], self.configs[self.active]
+        A, B, config = self.lora_A[name], self.lora_B[name], self.configs[name]
         x = F.dropout(x.to(A.dtype), config.lora_dropout, self.training)
         return (h + F.linear(F.linear(x, A), B) * config.scaling).to(h.dtype)
 

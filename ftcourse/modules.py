@@ -32,8 +32,8 @@ class UnsuitableModel(ValueError):
 class AdapterLayer(nn.Module):
     """Uma camada em volta de `base_layer`, que continua a ser o mesmo módulo, com o que cada adaptador treina.
 
-    Cada subclasse guarda os seus parâmetros em `nn.ParameterDict`s, com o nome do adaptador como chave. Age no máximo
-    um adaptador por vez, `active`; sem nenhum, a resposta é a da camada base.
+    Cada subclasse guarda os seus parâmetros em `nn.ParameterDict`s ou, se são módulos, em `nn.ModuleDict`s, com o nome
+    do adaptador como chave. Age no máximo um por vez, `active`; sem nenhum, a resposta é a da camada base.
     """
 
     in_file: ClassVar = {}  # {nome de um ParameterDict: o que peft lhe dá num arquivo}, quando são diferentes
@@ -49,21 +49,36 @@ class AdapterLayer(nn.Module):
         """A camada original, sem nenhum envoltório."""
         return self.base_layer.bare if isinstance(self.base_layer, AdapterLayer) else self.base_layer
 
+    @property
+    def acting(self):
+        """O nome do adaptador que entra na conta: None se nenhum está ativo, ou se o ativo já está na base."""
+        return self.active if self.unmerged is None else None
+
+    def own(self):
+        """Os dicionários em que esta camada guarda o que é de cada adaptador: {atributo: {nome: …}}."""
+        return {k: child for k, child in self.named_children() if isinstance(child, (nn.ParameterDict, nn.ModuleDict))}
+
     def tensors(self, name):
         """Os parâmetros de um adaptador, com os nomes que peft lhes dá num arquivo: {"lora_A.weight": …}."""
-        own = {key: child for key, child in self.named_children() if isinstance(child, nn.ParameterDict)}
-        return {self.in_file.get(key, key): values[name] for key, values in own.items() if name in values}
+        found = {}
+        for key, values in self.own().items():
+            if name not in values:
+                continue
+            if isinstance(values, nn.ParameterDict):
+                found[self.in_file.get(key, key)] = values[name]
+            else:
+                found |= dict(values[name].named_parameters())
+        return found
 
     def names(self):
         """Os nomes dos adaptadores que esta camada tem."""
-        dicts = [child for child in self.children() if isinstance(child, (nn.ParameterDict, nn.ModuleDict))]
-        return list(dict.fromkeys(name for child in dicts for name in child))
+        return list(dict.fromkeys(name for values in self.own().values() for name in values))
 
     def remove(self, name):
         """Esquece um adaptador, se a camada o tem."""
-        for child in self.children():
-            if isinstance(child, (nn.ParameterDict, nn.ModuleDict)) and name in child:
-                del child[name]
+        for values in self.own().values():
+            if name in values:
+                del values[name]
 
     @torch.no_grad()
     def merge(self):
@@ -72,7 +87,7 @@ class AdapterLayer(nn.Module):
         Os da base não são alterados: ficam guardados, e `unmerge` os devolve bit a bit (subtrair ΔW de W + ΔW deixaria
         um arredondamento).
         """
-        if self.unmerged is None and self.active and (merged := self.merged(self.active)):
+        if self.acting and (merged := self.merged(self.acting)):
             kind, self.unmerged = self.weight.dtype, {key: getattr(self.bare, key) for key in merged}
             for key, value in merged.items():  # um Parameter novo: outro módulo pode usar o mesmo peso
                 setattr(self.bare, key, nn.Parameter(value.to(kind), requires_grad=False))
@@ -109,12 +124,9 @@ class TrainedCopy(AdapterLayer):
         unwrap(self.copies[name])
         return self
 
-    def tensors(self, name):
-        return dict(self.copies[name].named_parameters()) if name in self.copies else {}
-
     def merge(self):
         """Põe a cópia do adaptador ativo no lugar do original, que fica guardado."""
-        if self.unmerged is None and self.active in self.copies:
+        if self.acting:
             kind = next(self.base_layer.parameters()).dtype
             self.unmerged = [self.base_layer]
             self.base_layer = copy.deepcopy(self.copies[self.active]).to(kind)
@@ -126,9 +138,9 @@ class TrainedCopy(AdapterLayer):
             self.base_layer.train(self.training)  # guardado, não viu o modelo mudar de modo
 
     def forward(self, *inputs):
-        if self.unmerged is not None or self.active not in self.copies:
+        if self.acting is None:
             return self.base_layer(*inputs)
-        chosen = self.copies[self.active]
+        chosen = self.copies[self.acting]
         kind = next(chosen.parameters()).dtype
         return chosen(*(x.to(kind) for x in inputs))
 

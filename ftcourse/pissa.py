@@ -54,10 +54,10 @@ class PissaLayer(LoraLayer):
 
     def forward(self, x):
         h = self.base_layer(x)  # (…, d_out)
-        if self.unmerged is not None or self.active not in self.lora_A:
+        if (name := self.acting) is None:
             return h
-        A, B, config = self.lora_A[self.active], self.lora_B[self.active], self.configs[self.active]
-        start, x = self.initial[self.active], x.to(A.dtype)
+        A, B, config = self.lora_A[name], self.lora_B[name], self.configs[name]
+        start, x = self.initial[name], x.to(A.dtype)
         dropped = F.dropout(x, config.lora_dropout, self.training)
         change = F.linear(F.linear(dropped, A), B) - F.linear(F.linear(x, start.A), start.B)
         return (h + change * config.scaling).to(h.dtype)
