@@ -34,14 +34,27 @@ def verifica(exercise, answer):
         raise AssertionError(f"{exercise}: {text}")
 
 
-def called(function, *arguments):
-    """O número que a função do aluno devolve. Levanta Wrong se não é uma função, Unanswered se devolve `...`."""
+def returned(function, *arguments):
+    """O que a função do aluno devolve. Levanta Wrong se não é uma função, Unanswered se devolve `...`."""
     if not callable(function):
         raise Wrong("responda com a função, sem parênteses: verifica(número, função).")
     value = function(*arguments)
     if value is ...:
         raise Unanswered
-    return float(value)
+    return value
+
+
+def called(function, *arguments):
+    """O número que a função do aluno devolve; um tensor ou um vetor de um número só também serve. Ver `returned`."""
+    value = returned(function, *arguments)
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+def recognise(given, mistakes, same):
+    """Levanta Wrong com a dica do engano que dá a mesma resposta. mistakes: {dica: resposta}; same: a comparação."""
+    for hint, answer in mistakes.items():
+        if same(given, answer):
+            raise Wrong(hint)
 
 
 def judge(exercise, answer):

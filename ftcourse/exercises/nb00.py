@@ -1,11 +1,12 @@
 """Caderno 00: uma nota sem rótulos, a linha de base numa amostra desigual, o corte único."""
 
 import math
+from functools import partial
 from statistics import NormalDist
 
 import torch
 
-from ftcourse.exercises import Wrong, called
+from ftcourse.exercises import Wrong, called, recognise
 
 
 def exercise_1(score):
@@ -73,16 +74,14 @@ def exercise_3(accuracy):
         given, z = called(accuracy, delta, sigma), delta / sigma
         if math.isclose(given, phi(z / 2), abs_tol=1e-3):
             continue
-        if math.isclose(given, phi(z), abs_tol=1e-3):
-            raise Wrong(
-                "você pôs o corte no meio de uma das classes. O que erra menos fica entre as duas, a δ/2 de cada."
-            )
-        if math.isclose(given, phi(z / math.sqrt(2)), abs_tol=1e-3):
-            raise Wrong(
-                "Φ(δ/(√2·σ)) é a chance de ordenar um par sorteado, a AUC. Com um corte, cada frase está sozinha."
-            )
-        if math.isclose(given, 1 - phi(z / 2), abs_tol=1e-3):
-            raise Wrong("essa é a fração de erros; a pergunta é pela de acertos.")
+        mistakes = {
+            "você pôs o corte no meio de uma das classes. O que erra menos fica entre as duas, a δ/2 de cada.": phi(z),
+            "Φ(δ/(√2·σ)) é a chance de ordenar um par sorteado, a AUC. Com um corte, cada frase está sozinha.": phi(
+                z / math.sqrt(2)
+            ),
+            "essa é a fração de erros; a pergunta é pela de acertos.": 1 - phi(z / 2),
+        }
+        recognise(given, mistakes, partial(math.isclose, abs_tol=1e-3))
         raise Wrong(
             f"para δ = {delta:g} e σ = {sigma:g} veio {given:.3f}. Ponha o corte no meio e conte os dois lados certos.",
             "a parte de N(0, σ²) abaixo de δ/2 é Φ((δ/2)/σ), com Φ = NormalDist().cdf. A outra classe é simétrica.",

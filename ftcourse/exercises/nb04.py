@@ -1,30 +1,27 @@
 """Caderno 04: a camada com LoRA, α quando r muda, a taxa de LoRA em SGD."""
 
 import math
+from functools import partial
 
 import torch
 
-from ftcourse.exercises import Unanswered, Wrong
+from ftcourse.exercises import Wrong, called, recognise, returned
 
 
 def exercise_1(lora):
     """`lora(x, W, A, B, alpha)` → Wx + (α/r)·BAx para cada linha de x, (n, d_out), com r tirado de A."""
-    if not callable(lora):
-        raise Wrong("responda com a função, sem parênteses: verifica('04.1', lora).")
     generator = torch.Generator().manual_seed(0)
     for n, d_in, d_out, r, alpha in ((5, 7, 4, 3, 12), (2, 6, 6, 2, 5)):  # 5 // 2 não é 5 / 2
         x, W, A, B = (torch.randn(s, generator=generator) for s in ((n, d_in), (d_out, d_in), (r, d_in), (d_out, r)))
         base, change = x @ W.T, x @ (B @ A).T
         received = [tensor.clone() for tensor in (x, W, A, B)]
         try:
-            given = lora(x, W, A, B, alpha)
+            given = returned(lora, x, W, A, B, alpha)
         except RuntimeError as error:  # formas que não se multiplicam
             raise Wrong(
                 f"as formas não se encaixam: {error}. Cada x entra como linha: quem multiplica por uma matriz (saída, "
                 "entrada) é x @ matriz.T, e A vem antes de B.",
             ) from None
-        if given is ...:
-            raise Unanswered
         if not all(map(torch.equal, received, (x, W, A, B))):
             raise Wrong("a função mudou um tensor que recebeu. W fica congelado: some as duas parcelas na resposta.")
         if not isinstance(given, torch.Tensor):
@@ -47,9 +44,7 @@ def exercise_1(lora):
         }
         if torch.allclose(given, base + alpha / r * change, atol=1e-4):
             continue
-        for hint, wrong in mistakes.items():
-            if torch.allclose(given, wrong, atol=1e-4):
-                raise Wrong(hint)
+        recognise(given, mistakes, partial(torch.allclose, atol=1e-4))
         raise Wrong(
             f"difere de Wx + (α/r)·BAx em até {(given - base - alpha / r * change).abs().max():.2f}.",
             "são duas parcelas: x @ W.T, e (alpha / r) vezes x passado por A e depois por B, com r = A.shape[0].",
@@ -93,16 +88,8 @@ def exercise_2(answer):
 
 def exercise_3(rate_multiple):
     """`rate_multiple(r, alpha, d_in)` → quantas vezes a taxa do ajuste completo LoRA pede em SGD, no primeiro passo."""
-    if not callable(rate_multiple):
-        raise Wrong("responda com a função, sem parênteses: verifica('04.3', rate_multiple).")
     for r, alpha, d in ((8, 16, 256), (4, 16, 256), (8, 8, 1024), (3, 5, 48)):
-        given = rate_multiple(r, alpha, d)
-        if given is ...:
-            raise Unanswered
-        given = float(
-            getattr(given, "item", lambda given=given: given)()
-        )  # um tensor ou um vetor de um número também é
-        right = 3 * d * r / alpha**2
+        given, right = called(rate_multiple, r, alpha, d), 3 * d * r / alpha**2
         if math.isclose(given, right, rel_tol=1e-3):
             continue
         mistakes = {
@@ -113,9 +100,7 @@ def exercise_3(rate_multiple):
             "falta a escala α/r, que entra ao quadrado.": 3 * d / r,
             "essa é a conta com rsLoRA, α/√r. Aqui a escala é α/r.": 3 * d / alpha**2,
         }
-        for hint, wrong in mistakes.items():
-            if math.isclose(given, wrong, rel_tol=1e-3):
-                raise Wrong(hint)
+        recognise(given, mistakes, partial(math.isclose, rel_tol=1e-3))
         raise Wrong(
             f"com r = {r}, α = {alpha} e d_in = {d} veio {given:g}.",
             "ΔW = −taxa·s²·G·AᵀA, com s = α/r, e a média de AᵀA é r·Var(A)·I, com Var(A) = 1/(3·d_in).",
