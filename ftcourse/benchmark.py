@@ -62,6 +62,7 @@ NAMES = {
 }
 SOURCES = {"aceitabilidade": {"ajuda": "ajuda", "noticias": "notícias", "curriculo": "currículo, fora do domínio"}}
 COSTS = DATA / "resultados" / "custo.jsonl"
+FALSE_ALARM = "alarme falso"
 
 
 def path(task):
@@ -286,17 +287,23 @@ def difference(task, one, other):
     return pd.DataFrame(table, index=["difference", "half"]).T
 
 
-def by_kind(variant="full"):
-    """Um DataFrame com a fração de falhas que uma variante acha, por tipo e fonte: média das sementes.
+def accused(*variants):
+    """As linhas do teste de aceitabilidade, com uma coluna por variante: a fração das sementes que acusa a frase.
 
-    A última linha é o alarme falso: a fração das frases bem escritas que ele também acusa.
+    Nas frases bem escritas, em que acusar é um alarme falso, `kind` é FALSE_ALARM.
     """
     task = tasks.load("aceitabilidade")
-    known = rows(task, "test").to_pandas().fillna({"kind": "alarme falso"})
-    runs = [r for r in tested(task.name) if r["variant"] == variant]
-    known["accused"] = np.mean([[answer == "0" for answer in r["predictions"]] for r in runs], axis=0)
-    table = known.groupby(["kind", "source"])["accused"].mean().unstack()[list(SOURCES[task.name])]
-    return table.loc[[*table.index.drop("alarme falso"), "alarme falso"]]
+    known, done = rows(task, "test").to_pandas().fillna({"kind": FALSE_ALARM}), tested(task.name)
+    for variant in variants:
+        runs = [[answer == "0" for answer in r["predictions"]] for r in done if r["variant"] == variant]
+        known[variant] = np.mean(runs, axis=0)
+    return known
+
+
+def by_kind(variant="full"):
+    """Um DataFrame com a fração de falhas que uma variante acha, por tipo e fonte; a última linha é o alarme falso."""
+    table = accused(variant).groupby(["kind", "source"])[variant].mean().unstack()[list(SOURCES["aceitabilidade"])]
+    return table.loc[[*table.index.drop(FALSE_ALARM), FALSE_ALARM]]
 
 
 def markdown(task):

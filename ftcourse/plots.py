@@ -119,16 +119,16 @@ def low_rank(d, r, ax=None):
     return ax
 
 
-def rates(curves, names, ax=None):
+def rates(table, names, ax=None):
     """Acurácia contra taxa de aprendizado, uma linha por técnica; o anel marca a melhor.
 
-    curves: {variante: {taxa: acurácia}}. names: {variante: nome}.
+    table: o que benchmark.swept devolve. names: {variante: nome}, das que se mostram.
     """
     ax = axes() if ax is None else ax
-    for i, (variant, curve) in enumerate(curves.items()):
-        tried = sorted(curve)
-        best = max(tried, key=curve.get)
-        ax.plot(tried, [curve[lr] for lr in tried], marker="os^"[i], label=names[variant])
+    for i, (variant, name) in enumerate(names.items()):
+        curve = table[table["variant"] == variant].set_index("lr")["accuracy"]
+        best = curve.idxmax()
+        ax.plot(curve.index, curve, marker="os^"[i], label=name)
         ax.plot(best, curve[best], "o", markersize=24, markerfacecolor="none", color=COLORS[i], markeredgewidth=2)
     ax.set(xscale="log", xlabel="taxa de aprendizado", ylabel="acurácia na validação")
     comma(ax.yaxis, 2)

@@ -28,17 +28,16 @@ from pathlib import Path
 
 import jinja2
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 from ferramentas import chromium, missing, node
 
-from ftcourse import benchmark, plots, tasks
+from ftcourse import benchmark, plots
+from ftcourse.benchmark import FALSE_ALARM
 from ftcourse.files import DATA, atomic_write
 
 HERE = Path(__file__).resolve().parent
 MODULES = HERE / "node_modules"
 TASK = "aceitabilidade"
-R, ALPHA = 8, 16  # a LoRA da bancada
+R, ALPHA = benchmark.TECHNIQUES["lora"][1].values()
 LARGE = 4096  # a largura das camadas de um modelo de 7 bilhões de parâmetros
 COPIES = 10  # as tarefas que dividem uma base
 NAMES = {  # os da bancada, mais curtos: aqui cada letra tem 24 px
@@ -53,7 +52,6 @@ NAMES = {  # os da bancada, mais curtos: aqui cada letra tem 24 px
 }
 COMPARED = {variant: NAMES[variant] for variant in ("full", "lora")}
 COSTS = ("full", "lora", "head")
-FALSE_ALARM = "alarme falso"
 
 
 class Shown(float):
@@ -113,32 +111,18 @@ def direction(gap, half):
     return "acima" if gap > 0 else "abaixo"
 
 
-def curves():
-    """{variante: {taxa: acurácia média das fontes}}, na validação."""
-    swept = benchmark.swept(TASK).set_index("variant")
-    return {variant: dict(swept.loc[[variant], ["lr", "accuracy"]].to_numpy()) for variant in COMPARED}
-
-
-def best_rates(found):
-    best = {variant: max(sorted(curve), key=curve.get) for variant, curve in found.items()}
-    edge = [v for v, curve in found.items() if best[v] in (min(curve), max(curve))]
-    return {v: rate(lr) for v, lr in best.items()} | {
+def best_rates():
+    """A melhor taxa de cada técnica, quantas vezes a de LoRA é a do ajuste completo, e quem a teve na borda."""
+    best, tried = benchmark.best_rates(TASK), benchmark.RATES
+    return {v: rate(best[v]) for v in COMPARED} | {
         "vezes": Shown(best["lora"] / best["full"], 0 if best["lora"] >= 10 * best["full"] else 1),
-        "borda": [COMPARED[v] for v in edge],
+        "borda": [name for v, name in COMPARED.items() if best[v] in (min(tried[v]), max(tried[v]))],
     }
 
 
 def accused():
     """Um DataFrame, tipo de falha por variante: a fração acusada em todas as fontes; no fim, o alarme falso."""
-    known = benchmark.rows(tasks.load(TASK), "test").to_pandas().fillna({"kind": FALSE_ALARM})
-    done = benchmark.tested(TASK)
-    table = pd.DataFrame(
-        {
-            variant: np.mean([[a == "0" for a in r["predictions"]] for r in done if r["variant"] == variant], axis=0)
-            for variant in COMPARED
-        }
-    )
-    table = table.groupby(known["kind"].to_numpy()).mean()
+    table = benchmark.accused(*COMPARED).groupby("kind")[list(COMPARED)].mean()
     return table.loc[[*table["full"].drop(FALSE_ALARM).sort_values(ascending=False).index, FALSE_ALARM]]
 
 
@@ -202,7 +186,7 @@ def published():
 def context():
     """Tudo que lora.md pode mostrar."""
     return measured() | {
-        "taxa": best_rates(curves()), "tipo": widest(accused()), "custo": costs(), "conta": arithmetic(),
+        "taxa": best_rates(), "tipo": widest(accused()), "custo": costs(), "conta": arithmetic(),
         "publicado": published(),
     }  # fmt: skip
 
@@ -253,7 +237,7 @@ def figures(values, folder):
         "acuracia": lambda: plots.intervals(
             benchmark.summary(TASK), NAMES, benchmark.SOURCES[TASK], plots.projected(1160, 390)
         ),
-        "taxas": lambda: plots.rates(curves(), COMPARED, plots.projected(1160, 370)),
+        "taxas": lambda: plots.rates(benchmark.swept(TASK), COMPARED, plots.projected(1160, 370)),
         "tipos": lambda: plots.found(accused(), COMPARED, plots.projected(1160, 400)),
         "tarefas": lambda: plots.bars(
             [f"{COPIES} cópias", f"1 base e {COPIES} adaptadores"],
