@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-DESTINO ?= meu-bert-pt
+FAMILIA ?= bert
+DESTINO ?= meu-$(FAMILIA)-pt
 
 ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH=$(TORCH) não existe aqui: use TORCH=cpu, para o PyTorch sem GPU, ou não use TORCH)
@@ -33,9 +34,9 @@ slides: .ferramentas .venv/pronto ## monta a aula de LoRA em slides/pronto: HTML
 	@command -v $(PYTHON) >/dev/null || { echo "Não encontrei o comando $(PYTHON). Instale o Python 3.11 ou mais novo, ou aponte o seu: make slides PYTHON=python3.12." >&2; exit 1; }
 	@$(PYTHON) slides/ferramentas.py
 
-modelos: .venv/pronto ## pré-treina um BERT com a pasta de textos CORPUS em DESTINO; interrompido, continua de onde parou
+modelos: .venv/pronto ## pré-treina um modelo da FAMILIA bert, llama ou t5 com a pasta de textos CORPUS; interrompido, continua
 	@test -n "$(CORPUS)" || { echo "Diga onde estão os textos: make modelos CORPUS=pasta, com arquivos .txt ou .txt.xz." >&2; exit 1; }
-	$(BIN)/python data/modelos/pretreina.py "$(CORPUS)" "$(DESTINO)"
+	$(BIN)/python data/modelos/pretreina.py $(FAMILIA) "$(CORPUS)" "$(DESTINO)"
 
 bancada: .venv/pronto ## completa as medidas de data/resultados (com TUDO=tudo, as de exploração); interrompida, continua
 	$(BIN)/python -m ftcourse.benchmark $(TUDO)

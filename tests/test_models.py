@@ -171,7 +171,7 @@ def test_the_card_says_what_the_record_says(folder):
     template = folder.with_name(folder.name + ".ficha.md").read_text("utf-8")
     table = [line for line in card.splitlines() if re.match(r"\| .*\[MASK\].* \| .*\d,\d\d.* \|$", line)]
     assert len(table) == 20
-    assert card == load_script(SCRIPT).fill_card(template, record, table)
+    assert card == load_script(SCRIPT).fill_card(template, record, {}, table)
 
 
 def test_the_embedded_bert_passes_its_gate():

@@ -9,17 +9,22 @@ import shutil
 import subprocess
 import sys
 
+import bert
+import corpus as clean
+import llama
 import numpy as np
+import pretreina
 import pytest
+import t5
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import MODEL, SCRIPT, finish, kill, load_script, run_script, toy_corpus
+from ngrama import KneserNey
+from toys import MODEL, SCRIPT, finish, kill, run_script, toy_corpus
 
 from ftcourse import files
 
-pretreina = load_script(SCRIPT)
 fast = settings(deadline=None, max_examples=100)
 
 # ---------------------------------------------------------------- o corpus
@@ -34,7 +39,7 @@ case = st.sampled_from([str.lower, str.upper, str.title])
 @given(st.lists(word, min_size=5, max_size=12), others, others, st.data())
 def test_a_sentence_is_found_whatever_its_case_and_punctuation(sentence, before, after, data):
     disguised = "".join(data.draw(case)(w) + data.draw(mark) for w in [*before, *sentence, *after])
-    assert disguised in pretreina.Contamination([" ".join(sentence) + "."])
+    assert disguised in clean.Contamination([" ".join(sentence) + "."])
 
 
 @fast
@@ -42,11 +47,11 @@ def test_a_sentence_is_found_whatever_its_case_and_punctuation(sentence, before,
 def test_one_changed_word_is_another_sentence(sentence, before, after, data):
     changed = list(sentence)
     changed[data.draw(st.integers(0, len(sentence) - 1))] = "kw"
-    assert " ".join([*before, *changed, *after]) not in pretreina.Contamination([" ".join(sentence)])
+    assert " ".join([*before, *changed, *after]) not in clean.Contamination([" ".join(sentence)])
 
 
 def test_sentences_of_four_words_do_not_count():
-    assert "clique no botão ok" not in pretreina.Contamination(["Clique no botão OK."])
+    assert "clique no botão ok" not in clean.Contamination(["Clique no botão OK."])
 
 
 def test_task_sentences_come_from_every_file(tmp_path):
@@ -54,17 +59,17 @@ def test_task_sentences_come_from_every_file(tmp_path):
     row = {"text": "a frase com falha", "original": "a frase certa", "label": 0}
     (tmp_path / "tarefa" / "fonte" / "train.jsonl").write_text(json.dumps(row) + "\n" + '{"text": "só ela"}\n', "utf-8")
     (tmp_path / "outras.txt").write_text("linha um\n\nlinha dois\n", "utf-8")
-    found = pretreina.task_sentences([tmp_path / "tarefa", tmp_path / "outras.txt"])
+    found = clean.task_sentences([tmp_path / "tarefa", tmp_path / "outras.txt"])
     assert list(found) == ["a frase com falha", "a frase certa", "só ela", "linha um", "linha dois"]
 
 
 def test_the_held_out_part_never_changes():
     """O resumo de um parágrafo decide: se a conta mudar, o treino passa a ver o que a ficha diz que não viu."""
     paragraphs = toy_corpus(2000)
-    held_out = [p for p in paragraphs if pretreina.is_held_out(p)]
-    assert pretreina.digest("Era uma vez.") == "4b85f950e5239bbd"
-    assert all(int(pretreina.digest(p), 16) % 50 == 0 for p in held_out) and 20 <= len(held_out) <= 60
-    assert not any(pretreina.is_held_out(" ".join(p.split()[:29])) for p in paragraphs)
+    held_out = [p for p in paragraphs if clean.is_held_out(p)]
+    assert clean.digest("Era uma vez.") == "4b85f950e5239bbd"
+    assert all(int(clean.digest(p), 16) % 50 == 0 for p in held_out) and 20 <= len(held_out) <= 60
+    assert not any(clean.is_held_out(" ".join(p.split()[:29])) for p in paragraphs)
 
 
 def test_every_text_of_the_folder_is_read(tmp_path):
@@ -73,7 +78,7 @@ def test_every_text_of_the_folder_is_read(tmp_path):
     with lzma.open(tmp_path / "ajuda.txt.xz", "wt", encoding="utf-8") as file:
         file.write("ção\n")
     (tmp_path / "nota.md").write_text("isto não\n", "utf-8")
-    read = pretreina.read_corpus(tmp_path)
+    read = clean.read_corpus(tmp_path)
     assert sorted(read.values()) == [["três"], ["um", "dois"], ["ção"]] and "ajuda" in read
 
 
@@ -81,28 +86,29 @@ def test_every_text_of_the_folder_is_read(tmp_path):
 
 
 @fast
-@given(st.integers(0, 500), st.sampled_from([8, 64, 128]))
+@given(st.integers(0, 500), st.sampled_from([8, 62, 126]))
 def test_windows_keep_the_text_in_order(n, width):
     stream = np.arange(5, 5 + n, dtype=np.uint16)
-    cut = pretreina.windows(stream, width)
-    assert cut.shape == (n // (width - 2), width)
-    assert (cut[:, 0] == pretreina.CLS).all() and (cut[:, -1] == pretreina.SEP).all()
-    assert cut[:, 1:-1].flatten().tolist() == stream[: cut.shape[0] * (width - 2)].tolist()
+    cut = clean.windows(stream, width)
+    assert cut.shape == (n // width, width) and cut.flatten().tolist() == stream[: len(cut) * width].tolist()
+    framed = bert.framed(cut)
+    assert (framed[:, 0] == bert.CLS).all() and (framed[:, -1] == bert.SEP).all()
+    assert torch.equal(framed[:, 1:-1], cut)
 
 
 @pytest.mark.parametrize("rate", [0.15, 0.30])
 def test_masks_follow_the_recipe(rate):
     ids = torch.randint(0, 1000, (400, 64), generator=torch.Generator().manual_seed(1))
-    masked, labels = pretreina.mask_tokens(ids, rate, 1000, torch.Generator().manual_seed(0))
-    asked, special = labels != pretreina.IGNORED, ids < len(pretreina.SPECIALS)
+    masked, labels = bert.mask_tokens(ids, rate, 1000, torch.Generator().manual_seed(0))
+    asked, special = labels != bert.IGNORED, ids < len(bert.SPECIALS)
     assert special.any() and not (asked & special).any()
     assert torch.equal(labels[asked], ids[asked]) and torch.equal(masked[~asked], ids[~asked])
     assert (asked.sum() / (~special).sum()).item() == pytest.approx(rate, abs=0.01)
-    hidden, kept = (masked == pretreina.MASK)[asked], (masked == ids)[asked]
+    hidden, kept = (masked == bert.MASK)[asked], (masked == ids)[asked]
     assert hidden.float().mean().item() == pytest.approx(0.8, abs=0.02)
     assert kept.float().mean().item() == pytest.approx(0.1, abs=0.02)
-    assert (masked[asked][~hidden] >= len(pretreina.SPECIALS)).all()
-    assert torch.equal(masked, pretreina.mask_tokens(ids, rate, 1000, torch.Generator().manual_seed(0))[0])
+    assert (masked[asked][~hidden] >= len(bert.SPECIALS)).all()
+    assert torch.equal(masked, bert.mask_tokens(ids, rate, 1000, torch.Generator().manual_seed(0))[0])
 
 
 def arguments(**changes):
@@ -113,20 +119,20 @@ def test_a_batch_depends_only_on_the_seed_and_the_step():
     rng = np.random.default_rng(0)
     bounds = np.cumsum([0, *rng.integers(20, 60, 60)])
     stream = rng.integers(5, 300, bounds[-1]).astype(np.uint16)
-    batches = pretreina.Batches(stream, bounds, arguments(), 300)
+    batches = pretreina.Batches(bert, stream, bounds, arguments(), 300)
     per_epoch = len(stream) // (4 * 62)
     in_order = [batches[step] for step in range(2 * per_epoch)]
     for step in (per_epoch + 1, 3, 0):
-        alone = pretreina.Batches(stream, bounds, arguments(), 300)[step]
+        alone = pretreina.Batches(bert, stream, bounds, arguments(), 300)[step]
         assert all(torch.equal(a, b) for a, b in zip(alone, in_order[step]))
     assert in_order[6][0].shape == (4, 64) and in_order[7][0].shape == (4 * 62 // 126, 128)
     assert not torch.equal(in_order[0][0], in_order[per_epoch][0])
-    assert not torch.equal(in_order[0][0], pretreina.Batches(stream, bounds, arguments(semente=1), 300)[0][0])
+    assert not torch.equal(in_order[0][0], pretreina.Batches(bert, stream, bounds, arguments(semente=1), 300)[0][0])
 
 
 def test_a_corpus_smaller_than_a_batch_is_refused():
     with pytest.raises(SystemExit, match=r"O corpus tem 100 fichas e um lote pede 248: junte mais texto ou use --lote"):
-        pretreina.Batches(np.zeros(100, np.uint16), [0, 100], arguments(), 300)
+        pretreina.Batches(bert, np.zeros(100, np.uint16), [0, 100], arguments(), 300)
 
 
 def test_the_rate_rises_stays_and_falls():
@@ -139,7 +145,7 @@ def test_the_rate_rises_stays_and_falls():
 def test_ppmi_equals_the_dense_sum():
     """Doze palavras, contadas par a par e decompostas por inteiro."""
     stream = np.random.default_rng(0).choice(12, 300, p=np.arange(1, 13) / 78).astype(np.uint16)
-    vectors, frequencies = pretreina.ppmi_embeddings(stream, 12, width=4, std=0.05)
+    vectors, frequencies = clean.ppmi_embeddings(stream, 12, width=4, std=0.05)
 
     counts = np.zeros((12, 12))
     for i, one in enumerate(stream):
@@ -160,16 +166,120 @@ def test_ppmi_equals_the_dense_sum():
 
 def test_the_loss_is_asked_only_where_there_is_a_question():
     """A perda com a saída calculada só nas perguntas é a de transformers."""
-    model = pretreina.new_model(arguments(), 300)
+    model = bert.new_model(1, 64, 300)
     ids = torch.randint(5, 300, (4, 64), generator=torch.Generator().manual_seed(0))
-    masked, labels = pretreina.mask_tokens(ids, 0.3, 300, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(pretreina.masked_loss(model, masked, labels), model(masked, labels=labels).loss)
+    masked, labels = bert.mask_tokens(ids, 0.3, 300, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(bert.loss(model, masked, labels), model(masked, labels=labels).loss)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@fast
+@given(st.integers(8, 130), st.integers(0, 10**6))
+def test_the_answer_fills_the_holes_of_the_input(width, seed):
+    """Com cada sentinela trocada pelo seu trecho, a entrada volta a ser o texto."""
+    text = torch.randint(3, 200, (3, width), generator=generator(seed))
+    source, target = t5.corrupt_spans(text, 300, generator(seed))
+    hidden = max(1, round(0.15 * width))
+    for row, asked, answer in zip(text.tolist(), source.tolist(), target.tolist()):
+        assert asked.pop() == answer.pop() == t5.EOS
+        spans, used = {}, []
+        for token in answer:
+            if token >= 200:
+                used.append(token)
+            else:
+                spans.setdefault(used[-1], []).append(token)
+        assert used == list(range(299, 299 - len(used), -1)) == [token for token in asked if token >= 200]
+        assert [x for token in asked for x in spans.get(token, [token])] == row
+        assert sum(map(len, spans.values())) == hidden and len(used) == max(1, round(hidden / 3))
+    again = t5.corrupt_spans(text, 300, generator(seed))
+    assert torch.equal(again[0], source) and torch.equal(again[1], target)
+
+
+def test_every_cut_of_the_spans_is_as_likely():
+    """Cinco fichas em dois trechos: quatro cortes, um quarto das vezes cada um."""
+    first = t5.lengths(5, 2, 8000, generator())[:, 0]
+    assert np.bincount(first, minlength=5)[1:] / 8000 == pytest.approx(0.25, abs=0.02)
+
+
+@fast
+@given(st.integers(8, 130), st.integers(0, 10**6))
+def test_restoring_asks_for_the_whole_text(width, seed):
+    text = torch.arange(3, 3 + width).repeat(2, 1)  # em ordem: o que fica tem de continuar crescente
+    source, target = t5.restore(text, 300, generator(seed))
+    assert (source[:, 0] == 300 - t5.SENTINELS).all() and (source[:, -1] == t5.EOS).all()
+    kept = source[:, 1:-1]
+    assert kept.shape[1] == width - max(1, round(0.15 * width)) and (kept.diff(dim=1) > 0).all()
+    assert torch.equal(target[:, :-1], text) and (target[:, -1] == t5.EOS).all()
+
+
+def test_the_restoring_steps_become_rare():
+    text = torch.randint(3, 200, (2, 40), generator=generator())
+    share = [
+        np.mean([t5.batch(text, done, 300, generator(seed))[0][0, 0] == 200 for seed in range(400)]) for done in (0, 1)
+    ]
+    assert share == pytest.approx([0.5, 0.1], abs=0.08)
+
+
+def test_the_losses_of_the_others_are_those_of_transformers():
+    ids = torch.randint(4, 300, (3, 20), generator=generator())
+    model = llama.new_model(1, 64, 300)
+    torch.testing.assert_close(llama.loss(model, ids), model(ids, labels=ids).loss)
+    opened = ids.clone()
+    opened[:, 7] = llama.BOS
+    asked = torch.where(opened == llama.BOS, -100, opened)
+    torch.testing.assert_close(llama.loss(model, opened), model(opened, labels=asked).loss)
+    source, target = t5.corrupt_spans(ids, 300, generator())
+    model = t5.new_model(1, 64, 300)
+    torch.testing.assert_close(t5.loss(model, source, target), model(source, labels=target).loss)
+
+
+@pytest.mark.parametrize("family", [llama, t5], ids=lambda family: family.__name__)
+def test_the_held_out_loss_is_the_mean_over_the_answers(family):
+    model, text = family.new_model(1, 64, 300), torch.randint(4, 300, (70, 24), generator=generator())
+    batch = (text,) if family is llama else t5.corrupt_spans(text, 300, generator())
+    whole = family.loss(model, *batch)
+    assert family.held_out_loss(model, text, 300) == pytest.approx(whole.item(), rel=1e-5)
+
+
+@fast
+@given(st.lists(st.integers(0, 5), min_size=12, max_size=60), st.integers(1, 4))
+def test_kneser_ney_equals_counting_by_hand(stream, order):
+    """A mesma conta, com dicionários e sem atalho; e as probabilidades de uma ficha somam 1."""
+    V = 6
+
+    def reference(context, token, n):
+        """P da ficha com as n − 1 anteriores."""
+        if n == 0:
+            return 1 / V
+        grams = [tuple(stream[i : i + n]) for i in range(len(stream) - n + 1)]
+        if n < order:  # de quantas fichas diferentes cada um foi precedido
+            longer = {tuple(stream[i : i + n + 1]) for i in range(len(stream) - n)}
+            grams = [gram[1:] for gram in longer]
+        count = {gram: grams.count(gram) for gram in set(grams)}
+        ones, twos = (sum(c == k for c in count.values()) for k in (1, 2))
+        discount = ones / max(1, ones + 2 * twos)
+        here = tuple(context[len(context) - n + 1 :])
+        total = sum(c for gram, c in count.items() if gram[:-1] == here)
+        lower = reference(context, token, n - 1)
+        if not total:
+            return lower
+        kinds = sum(gram[:-1] == here for gram in count)
+        return (max(count.get((*here, token), 0) - discount, 0) + discount * kinds * lower) / total
+
+    model = KneserNey(np.array(stream, dtype=np.uint16), V, order)
+    for context in ((), (0,), (1, 2), (3, 1, 0), tuple(stream[:3])):
+        got = [model.probabilities(np.array([*context, token], dtype=np.uint16))[-1] for token in range(V)]
+        expected = [reference(context, token, min(order, len(context) + 1)) for token in range(V)]
+        assert got == pytest.approx(expected) and sum(got) == pytest.approx(1)
 
 
 # ---------------------------------------------------------------- de ponta a ponta
 
 LEAKED = "Esta frase é de uma tarefa e não pode estar no treino"
-OPTIONS = "--passos 12 --lote 4 --camadas 1 --largura 64 --vocabulario 300 --intervalo 3".split()
+OPTIONS = "--passos 12 --lote 4 --camadas 1 --largura 64 --intervalo 3".split()
 
 
 @pytest.fixture(scope="module")
@@ -184,34 +294,47 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def command(corpus, destination):
-    return [str(corpus), str(destination), *OPTIONS, "--fora", str(corpus / "fora.jsonl")]
+def command(corpus, destination, family="bert"):
+    vocabulary = {"bert": 300, "llama": 300, "t5": 420}[family]  # em T5, cem são sentinelas
+    options = [*OPTIONS, "--vocabulario", str(vocabulary), "--fora", str(corpus / "fora.jsonl")]
+    return [family, str(corpus), str(destination), *options]
+
+
+@pytest.fixture(scope="module", params=pretreina.FAMILIES)
+def family(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def whole(corpus, tmp_path_factory):
+def whole(corpus, family, tmp_path_factory):
     """O modelo de um pré-treino que ninguém interrompeu."""
     destination = tmp_path_factory.mktemp("inteiro") / "mini"
-    shutil.copy(MODEL.with_name("mini-bert-pt.ficha.md"), destination.with_name("mini.ficha.md"))
+    shutil.copy(MODEL.with_name(f"mini-{family}-pt.ficha.md"), destination.with_name("mini.ficha.md"))
     child = subprocess.run(
-        [sys.executable, SCRIPT, *command(corpus, destination)], capture_output=True, encoding="utf-8", timeout=120,
+        [sys.executable, SCRIPT, *command(corpus, destination, family)], capture_output=True, encoding="utf-8",
         env=os.environ | {"OMP_NUM_THREADS": "1"},  # como nos processos que são mortos: os bytes dependem disso
+        timeout=120,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
     assert "nats por ficha" in child.stdout
     return destination
 
 
-def test_the_published_folder_is_whole(whole, monkeypatch):
+def test_the_published_folder_is_whole(whole, family, monkeypatch):
     monkeypatch.setattr(files, "DATA", whole.parent)
     files.check(whole)
     listed = [line.split("  ")[1] for line in (whole / "sha256sums.txt").read_text("utf-8").splitlines()]
     assert sorted([*listed, "sha256sums.txt"]) == sorted(path.name for path in whole.iterdir())
-    model, info = transformers.AutoModelForMaskedLM.from_pretrained(whole, output_loading_info=True)
+    [architecture] = transformers.AutoConfig.from_pretrained(whole).architectures
+    model, info = getattr(transformers, architecture).from_pretrained(whole, output_loading_info=True)
     assert model.dtype == torch.bfloat16 and not info["missing_keys"] and not info["unexpected_keys"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
-    assert len(tokenizer) == model.config.vocab_size == 300
-    assert tokenizer.convert_tokens_to_ids(pretreina.SPECIALS) == list(range(5))
+    specials = pretreina.FAMILIES[family].SPECIALS
+    assert len(tokenizer) == model.config.vocab_size
+    assert tokenizer.convert_tokens_to_ids(specials) == list(range(len(specials)))
+    assert model.config.pad_token_id == tokenizer.pad_token_id and model.config.eos_token_id == tokenizer.eos_token_id
+    text = toy_corpus(1)[0]
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
 def test_the_record_and_the_card_tell_the_training(whole):
@@ -230,7 +353,7 @@ def test_the_record_and_the_card_tell_the_training(whole):
     assert f"Perda de {record['held_out']['todas']:.2f} nats".replace(".", ",") in card and "$" not in card
 
 
-def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, whole, tmp_path):
+def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, family, whole, tmp_path):
     destination, rng, saved = tmp_path / "mini", random.Random(), None
     shutil.copy(whole.with_name("mini.ficha.md"), destination.with_name("mini.ficha.md"))
     work = destination.with_name("mini.treino")
@@ -239,7 +362,7 @@ def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, whole, tmp_pat
     def progress():
         return checkpoint.exists() and checkpoint.stat().st_mtime_ns != saved
 
-    steps = command(corpus, destination)
+    steps = command(corpus, destination, family)
     shutil.copytree(
         whole.with_name("mini.treino") / "tokenizador", work / "tokenizador"
     )  # o treinador dele desempata ao acaso
@@ -259,7 +382,7 @@ def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, whole, tmp_pat
 
 
 def test_an_empty_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path), str(tmp_path / "mini")])
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "bert", str(tmp_path), str(tmp_path / "mini")])
     with pytest.raises(SystemExit, match=r"não há nenhum .txt nem .txt.xz: aponte uma pasta com textos"):
         pretreina.main()
     assert not (tmp_path / "mini").exists()
@@ -267,7 +390,7 @@ def test_an_empty_folder_is_refused(tmp_path, monkeypatch):
 
 def test_a_source_with_almost_nothing_held_out_does_not_stop_the_end(corpus, tmp_path, monkeypatch):
     """Um parágrafo reservado, menor que uma janela: não há o que medir nele, e o modelo sai do mesmo jeito."""
-    short = next(p for n in range(1000) if pretreina.is_held_out(p := "e " * 30 + str(n)))
+    short = next(p for n in range(1000) if clean.is_held_out(p := "e " * 30 + str(n)))
     shutil.copytree(corpus, tmp_path / "corpus")
     (tmp_path / "corpus" / "bilhete.txt").write_text(short, "utf-8")
     destination = tmp_path / "mini"
