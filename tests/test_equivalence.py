@@ -225,6 +225,22 @@ def test_pissa_is_that_of_peft_but_for_rounding(family, settings):
         torch.testing.assert_close(merged[name], state[name], **near)
 
 
+@families
+def test_pissa_on_a_bfloat16_base_is_that_of_peft_but_for_rounding(family):
+    """peft 0.21.2 arredonda para bfloat16 W − s·B₀A₀ e, depois de o calcular, também A e B: antes de qualquer treino o
+    modelo já não responde como a base. Aqui W fica, e a resposta é a dela, bit a bit; entre os dois há até 4%."""
+    hand = methods.apply(tiny(family, dtype=torch.bfloat16), "pissa", modules_to_save=(), r=3, lora_alpha=5)
+    untouched = tiny(family, dtype=torch.bfloat16)
+    assert torch.equal(logits(hand), logits(untouched))
+    assert {p.dtype for p in methods.tensors(hand, "default").values()} == {torch.float32}
+    targets = [*modules.targets(hand, "default")]
+    config = peft.LoraConfig(init_lora_weights="pissa", target_modules=targets, r=3, lora_alpha=5)
+    theirs = peft.get_peft_model(tiny(family, dtype=torch.bfloat16), config).eval()
+    assert_equal({name: (one.bfloat16().float(), other) for name, (one, other) in both(hand, theirs).items()})
+    difference = logits(hand).float() - logits(theirs).float()
+    assert 0 < difference.norm() <= 0.04 * logits(hand).float().norm()
+
+
 # ---------------------------------------------------------------- IA³: onde
 
 

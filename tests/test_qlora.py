@@ -7,8 +7,9 @@ import bnb
 import peft
 import pytest
 import torch
+import transformers
 from bnb import needs_bnb
-from toys import GENERATE, TINY, WITH_HEAD, logits, photo, shake, tiny, tiny_batch, toy_model
+from toys import GENERATE, PAIRS, TINY, VOCABULARY, WITH_HEAD, logits, photo, shake, tiny, tiny_batch, toy_model
 
 from ftcourse import methods, modules, qlora
 from ftcourse.nf4 import NF4Linear, NF4Weight
@@ -164,6 +165,18 @@ def test_in_bfloat16_too(family):
     for model in (hand, plain):
         shake(methods.apply(model, "lora"))
     assert_equal(steps(hand), steps(plain))
+
+
+@pytest.mark.parametrize("method, family", [pair for pair in PAIRS if pair[0] not in ("full", "lora")])
+def test_every_technique_works_over_4_bits_as_over_the_weight_given_back(method, family):
+    """DoRA e PiSSA leem o peso da base; os outros, só o que ela responde. Em todos, as contas são as mesmas."""
+    hand = quantized(family)
+    plain = qlora.dequantize_model(copy.deepcopy(hand))
+    for model in (hand, plain):
+        shake(methods.apply(model, method))
+    before = stored(hand)
+    assert_equal(steps(hand), steps(plain))
+    assert torch.equal(logits(hand), logits(plain)) and stored(hand) == before and in_nf4(hand)
 
 
 @families
@@ -325,3 +338,36 @@ def test_the_layers_of_bitsandbytes_do_not_merge_do_not_train_and_have_no_finger
     with pytest.raises(ValueError, match="Esta base está em 4 bits"):
         methods.merge(model)
     assert photo(model) == before
+
+
+@needs_bnb
+def test_a_model_that_transformers_loads_in_4_bits_is_the_one_quantized_by_hand(tmp_path):
+    """LLaMA inteiro, por `BitsAndBytesConfig`: os mesmos pesos, e as mesmas perdas e gradientes a 1e-4."""
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, vocab_size=VOCABULARY,
+        initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    settings = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=False,
+        bnb_4bit_compute_dtype=torch.float32,
+    )  # fmt: skip
+    kind = transformers.AutoModelForCausalLM
+    theirs = kind.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.float32, device_map="cpu")
+    hand = qlora.quantize_model(kind.from_pretrained(tmp_path), double_quant=False)
+    results = []
+    for model in (hand, theirs):
+        for layer in model.modules():
+            if hasattr(layer, "support_avx512bf16_for_cpu"):
+                layer.support_avx512bf16_for_cpu = False  # ver bnb.py
+        shake(methods.apply(model, "lora", r=3, lora_alpha=5))
+        results.append(steps(model, 1))
+    for name, layer in in_nf4(hand).items():
+        twin = modules.named_linear(theirs)[name.removesuffix(".base_layer")].bare.weight
+        assert torch.equal(layer.weight.flatten(), bnb.dequantize(twin, twin.quant_state)), name
+    ours, others = results
+    assert ours.keys() == others.keys() and sum(name.startswith("∂") for name in ours) == 28
+    for name, one in ours.items():
+        if name.startswith("∂") or name == "perda":
+            torch.testing.assert_close(one, others[name], rtol=1e-4, atol=1e-4 * one.abs().max().item())
