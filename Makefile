@@ -9,11 +9,11 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH=$(TORCH) não existe aqui: use TORCH=cpu, para o PyTorch sem GPU, ou não use TORCH)
 endif
 
-.PHONY: ajuda aula teste slides modelos bancada
+.PHONY: ajuda aula teste slides modelos bancada bancada-velocidade
 .DEFAULT_GOAL := ajuda
 
 ajuda: ## lista os comandos
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s  %s\n", $$1, $$2 }' Makefile
 	@echo "Sem GPU no Linux, a primeira vez com TORCH=cpu poupa alguns GB: make aula TORCH=cpu"
 
 aula: .venv/pronto ## copia os cadernos para meus-cadernos/ e abre o JupyterLab (JUPYTER_ARGS vai para ele)
@@ -40,6 +40,14 @@ modelos: .venv/pronto ## pré-treina um modelo da FAMILIA bert, llama ou t5 com 
 
 bancada: .venv/pronto ## completa as medidas de data/resultados (com TUDO=tudo, as de exploração); interrompida, continua
 	$(BIN)/python -m ftcourse.benchmark $(TUDO)
+
+bancada-velocidade: .venv/velocidade ## compara o tempo do que se escreve à mão com o das bibliotecas; interrompida, continua
+	$(BIN)/python tests/velocidade.py
+
+# Sem torchao a bancada roda do mesmo jeito: diz que comparações pulou.
+.venv/velocidade: .venv/pronto
+	@$(BIN)/python -m pip install -q -c constraints.txt $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/cpu) -e ".[velocidade]" \
+		&& touch $@ || echo "A biblioteca torchao não se instalou: as comparações com ela ficam de fora." >&2
 
 # O carimbo vem por último: uma instalação interrompida não o deixa, e a próxima chamada a retoma.
 .venv/pronto: pyproject.toml constraints.txt

@@ -321,16 +321,21 @@ def markdown(task):
 
 
 def publish(task):
-    """Redesenha a figura dos resultados e, no README do clone, reescreve a tabela entre as marcas da tarefa."""
+    """Redesenha a figura dos resultados e, no README do clone, reescreve a tabela da tarefa."""
     from ftcourse import plots
 
     figure = plots.intervals(summary(task), NAMES, SOURCES[task]).figure
     figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
+    write_table(task, markdown(task))
+
+
+def write_table(name, table):
+    """Reescreve a tabela do README do clone que fica entre as marcas de `name`; sem elas, nada muda."""
     readme = DATA.parent / "README.md"
-    before, mark, rest = readme.read_text(encoding="utf-8").partition(f"<!-- tabela:{task} -->\n")
+    before, mark, rest = readme.read_text(encoding="utf-8").partition(f"<!-- tabela:{name} -->\n")
     if mark:
         after = rest[rest.index("<!-- fim -->") :]
-        readme.write_text(f"{before}{mark}{markdown(task)}\n{after}", encoding="utf-8")
+        readme.write_text(f"{before}{mark}{table}\n{after}", encoding="utf-8")
 
 
 def interleaved(actions, repeats=15):

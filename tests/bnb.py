@@ -38,4 +38,4 @@ def linear(layer, double_quant=True):
     twin = bitsandbytes.nn.Linear4bit(*sizes, bias, quant_type="nf4", compress_statistics=double_quant)
     twin.load_state_dict(layer.state_dict())
     twin.support_avx512bf16_for_cpu = False
-    return twin.to("cpu").train(layer.training)  # é aqui que se quantiza
+    return twin.to(layer.weight.device).train(layer.training)  # é aqui que se quantiza
