@@ -1,4 +1,4 @@
-"""A bancada de velocidade: o que ela conta é exato, o que mede se grava inteiro, e a tabela diz o que os números dizem."""
+"""A bancada de velocidade: o que conta é exato, o que mede se grava inteiro, e a tabela diz o que os números dizem."""
 
 import itertools
 import json
@@ -290,7 +290,7 @@ def test_beside_the_step_stands_what_the_operations_predict():
 
 def test_details_have_speed_and_memory():
     side = {"name": "hand", "seconds": {"median": 0.0125}, "gb_per_s": 1.5, "peak_bytes": 3 * 2**20}
-    assert velocidade.details([row(ours=side)]).endswith(
+    assert velocidade.details([row() | {"ours": side}]).endswith(
         "| quantizar, à mão; Pentium, 1 núcleo | 12,50 | 1,50 | 3,00 |"
     )
 
