@@ -23,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # o medidor de memória anuncia cada vez que liga e desliga
+for name in ("torchao", "torch.utils._pytree"):  # peft também a importa, e ela avisa das extensões de GPU que não achou
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 import bnb
 import numpy as np
@@ -102,7 +104,7 @@ def quantize(setting):
         return Side(lambda: function(weight), lambda: nf4.dequantize(*function(weight), BLOCK, weight.shape), moved)
 
     def torchao():
-        to_nf4 = silent_torchao().quantization.to_nf4
+        to_nf4 = importlib.import_module("torchao.quantization").to_nf4
         return Side(lambda: to_nf4(weight), lambda: to_nf4(weight).get_original_weight(), moved)
 
     def copied():
@@ -137,7 +139,7 @@ def dequantize(setting):
         return side(lambda: bnb.bitsandbytes.functional.dequantize_4bit(*packed))
 
     def torchao():
-        return side(silent_torchao().quantization.to_nf4(weight).get_original_weight)
+        return side(importlib.import_module("torchao.quantization").to_nf4(weight).get_original_weight)
 
     def copied():
         other = torch.empty_like(weight)
@@ -277,12 +279,6 @@ def moved_bytes(weight):
     return weight.nbytes + weight.numel() // 2 + 4 * weight.numel() // BLOCK
 
 
-def silent_torchao():
-    """torchao, sem os avisos das extensões de GPU que não achou."""
-    logging.getLogger("torchao").setLevel(logging.ERROR)
-    return importlib.import_module("torchao")
-
-
 # ---------------------------------------------------------------- medir
 
 
@@ -350,7 +346,7 @@ def measure(setting, pairs, repeats=REPEATS):
 
     rows = []
     for ours, theirs in pairs:
-        row = {**setting, "ours": described(ours), "theirs": described(theirs), "n": repeats}
+        row = {**setting, "ours": described(ours), "theirs": described(theirs), "n": len(seconds[ours])}
         row["ratio"] = interval(seconds[ours] / seconds[theirs])
         if needs((ours, theirs)):
             one, other = (results[name].flatten().float() for name in (ours, theirs))
