@@ -23,8 +23,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # o medidor de memória anuncia cada vez que liga e desliga
-for name in ("torchao", "torch.utils._pytree"):  # peft também a importa, e ela avisa das extensões de GPU que não achou
-    logging.getLogger(name).setLevel(logging.ERROR)
 
 import bnb
 import numpy as np
@@ -36,6 +34,8 @@ from tqdm.auto import tqdm
 
 from ftcourse import benchmark, environment, methods, models, modules, nf4, qlora
 from ftcourse.files import write_jsonl
+
+logging.getLogger("torchao").setLevel(logging.ERROR)  # peft também a importa, e ela avisa das extensões que não achou
 
 REPEATS = 25
 SHAPE, BLOCK = (2048, 2048), 64
