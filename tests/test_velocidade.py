@@ -196,6 +196,7 @@ def small(file, monkeypatch):
     monkeypatch.setattr(velocidade, "measure", measure)
     monkeypatch.setattr(velocidade.importlib.metadata, "version", lambda name: "1")
     monkeypatch.setattr(velocidade, "installed", lambda name: True)
+    monkeypatch.setattr(velocidade, "compiles", lambda: True)
     monkeypatch.setattr(environment, "describe", lambda: dict(HERE))
     return asked, fails
 
@@ -235,6 +236,13 @@ def test_a_missing_library_is_told_and_its_rows_come_when_it_does(small, monkeyp
     assert [r["environment"].get("torchao") for r in done] == [
         "1" if "torchao" in r["theirs"]["name"] else None for r in done
     ]
+
+
+def test_without_a_compiler_only_what_is_compiled_is_skipped(small, monkeypatch, capsys):
+    asked, _ = small
+    monkeypatch.setattr(velocidade, "compiles", lambda: False)
+    velocidade.execute()
+    assert "Sem g++" in capsys.readouterr().out and asked and not [a for a in asked if "compiled" in a]
 
 
 def test_without_bitsandbytes_it_still_starts(monkeypatch):

@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # o medidor de memória anuncia cada vez que liga e desliga
 
@@ -380,6 +381,20 @@ def installed(name):
     return importlib.util.find_spec(name) is not None
 
 
+@cache
+def compiles():
+    """Se torch.compile funciona aqui: ele pede um compilador de C++."""
+    try:
+        return torch.compile(torch.neg)(torch.ones(1)).item() == -1
+    except RuntimeError:
+        return False
+
+
+def missing(pair):
+    """O que falta para medir um par: bibliotecas, ou o compilador."""
+    return [n for n in needs(pair) if not installed(n)] + ["g++"] * ("compiled" in pair and not compiles())
+
+
 def settings():
     """Os grupos de comparações: cada um é medido de uma vez e vira algumas linhas."""
     cores = environment.usable_cores()
@@ -408,7 +423,7 @@ def execute(repeats=REPEATS):
     for setting in tqdm(settings(), desc="velocidade", unit="grupo"):
         pairs = {}
         for pair in GOALS[setting["what"]]:
-            if absent := [name for name in needs(pair) if not installed(name)]:
+            if absent := missing(pair):
                 skipped |= {*absent}
                 continue
             where = here | {name: importlib.metadata.version(name) for name in needs(pair)}
@@ -420,7 +435,7 @@ def execute(repeats=REPEATS):
             done += [row | {"environment": where} for row, where in zip(rows, pairs.values())]
             write_jsonl(path, done)
     for name in sorted(skipped):
-        print(f'Sem {name}: as comparações com ela foram puladas. Instale com pip install -e ".[testes,velocidade]".')
+        print(f"Sem {name}, que não achei nesta máquina: as comparações que precisam dele foram puladas.")
     return done
 
 
