@@ -138,6 +138,17 @@ def test_the_difference_is_taken_seed_by_seed(results):
     assert table["difference"].tolist() == pytest.approx([-0.02] * 3) and table["half"].max() < 1e-9
 
 
+def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "DATA", tmp_path / "data")
+    readme = tmp_path / "README.md"
+    text = "antes\n<!-- tabela:a -->\nvelha\n<!-- fim -->\n<!-- tabela:b -->\noutra\n<!-- fim -->\n"
+    readme.write_text(text, "utf-8")
+    benchmark.write_table("c", "nova")
+    assert readme.read_text("utf-8") == text
+    benchmark.write_table("a", "nova")
+    assert readme.read_text("utf-8") == text.replace("velha", "nova")
+
+
 # ---------------------------------------------------------------- o que está publicado
 
 
