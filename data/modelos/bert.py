@@ -12,6 +12,7 @@ PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
 IGNORED = -100  # o rótulo que cross_entropy pula
 BEGIN, END = (), (SEP,)  # o que fica em volta de cada parágrafo na fila
 WINDOW, LONG_WINDOW = 62, 126  # fichas de texto; [CLS] e [SEP] vão por fora
+RATES = {}
 DEFAULTS = {"passos": 12_000, "lote": 96, "camadas": 4}
 EXAMPLES = """Ela abriu a [MASK] e saiu.
 Bentinho olhou para os [MASK] de Capitu.

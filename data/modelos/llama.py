@@ -14,6 +14,7 @@ SPECIALS = ["<unk>", "<s>", "</s>", "<pad>"]
 UNK, BOS, EOS, PAD = range(len(SPECIALS))
 BEGIN, END = (BOS,), (EOS,)  # o que fica em volta de cada parágrafo na fila
 WINDOW, LONG_WINDOW = 128, 256
+RATES = {}
 DEFAULTS = {"passos": 4_600, "lote": 32, "camadas": 6}
 PROMPTS = """Era uma vez
 Capitu olhou para

@@ -88,14 +88,21 @@ def native_bfloat16(device):
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def make_optimizers(model, peak):
-    """Muon nas matrizes dos blocos (Jordan et al., 2024); AdamW nas representações, nas normas e nos vieses."""
+def make_optimizers(model, peak, rates):
+    """Muon nas matrizes dos blocos (Jordan et al., 2024); AdamW nas representações, nas normas e nos vieses.
+
+    rates: {parte do nome de um parâmetro: por quanto se multiplica a taxa dele}.
+    """
     output = model.get_output_embeddings()
     linear = {m.weight for m in model.base_model.modules() if isinstance(m, nn.Linear) and m is not output}
     blocks = [p for p in model.parameters() if p in linear]
-    others = [p for p in model.parameters() if p not in linear]
+    others = {1: []} | {scale: [] for scale in rates.values()}
+    for name, parameter in model.named_parameters():
+        if parameter not in linear:
+            others[next((scale for part, scale in rates.items() if part in name), 1)].append(parameter)
+    groups = [{"params": parameters, "scale": scale} for scale, parameters in others.items()]
     return (
-        torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+        torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
         torch.optim.Muon(blocks, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
     )
 
@@ -103,7 +110,7 @@ def make_optimizers(model, peak):
 def train(family, model, args, batches, held_out, vocab_size, checkpoint):
     """Treina até `args.passos`; a cada `args.intervalo`, mede e guarda o estado. Devolve a curva das medidas."""
     device = model.device.type
-    optimizers = make_optimizers(model.train(), args.taxa)
+    optimizers = make_optimizers(model.train(), args.taxa, family.RATES)
     settings = {
         name: getattr(args, name)
         for name in ("familia", "lote", "taxa", "camadas", "largura", "vocabulario", "semente")
@@ -128,7 +135,7 @@ def train(family, model, args, batches, held_out, vocab_size, checkpoint):
     )
     for step in bar:
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = learning_rate(step, args.passos, args.taxa)
+            group["lr"] = learning_rate(step, args.passos, args.taxa) * group.get("scale", 1)
         batch = [tensor.to(device) for tensor in batches[step]]
         with torch.autocast(device, torch.bfloat16, enabled=native_bfloat16(device)):
             loss = family.loss(model, *batch)

@@ -11,6 +11,7 @@ SPECIALS = ["<pad>", "</s>", "<unk>"]
 PAD, EOS, UNK = range(len(SPECIALS))
 BEGIN, END = (), ()
 WINDOW, LONG_WINDOW = 48, 128
+RATES = {"relative_attention_bias": 10}  # tem de chegar a várias unidades para que uma cabeça olhe só a ficha anterior
 DEFAULTS = {"passos": 4_600, "lote": 64, "camadas": 4}
 EXAMPLES = """O menino abriu a <extra_id_0> e saiu correndo.
 Bentinho olhou para os <extra_id_0> de Capitu.
