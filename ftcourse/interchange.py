@@ -22,7 +22,8 @@ HARMLESS = {
     "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
     "init_lora_weights", "init_ia3_weights", "megatron_core", "megatron_config", "qalora_group_size",
 }  # fmt: skip
-NEEDED = ("r", "lora_alpha")  # os padrões daqui não são os de peft: quem falta não se adivinha
+# Os padrões daqui não são os de peft, e de alguns os pesos nada dizem: o que falta não se adivinha.
+NEEDED = ("r", "lora_alpha", "reduction_factor", "non_linearity")
 
 
 def write(folder, config, tensors, base=None):

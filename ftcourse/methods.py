@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ftcourse import interchange, modules
+from ftcourse.adapters import HoulsbyConfig, PfeifferConfig
 from ftcourse.bitfit import BitFitConfig
 from ftcourse.dora import DoraConfig
 from ftcourse.files import choose
@@ -62,6 +63,8 @@ METHODS = {
     "pissa": PissaConfig,
     "ia3": IA3Config,
     "bitfit": BitFitConfig,
+    "houlsby": HoulsbyConfig,
+    "pfeiffer": PfeifferConfig,
 }
 RESERVED = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}  # nomes como "keys", que torch recusa como chave
 
@@ -189,9 +192,11 @@ def disabled(model):
 def merge(model):
     """Soma o adaptador ativo aos pesos da base. Enquanto estiver fundido, nada treina. Devolve o modelo.
 
-    Levanta ValueError, sem mudar nada, se a base está em 4 bits.
+    Levanta ValueError, sem mudar nada, se a técnica não se funde ou se a base está em 4 bits.
     """
     name = active(model)
+    if reason := getattr(adapters(model)[name], "unmergeable", None):
+        raise ValueError(f"Este adaptador não se funde: {reason}. Guarde-o à parte, com methods.save.")
     if any(name in layer.names() and modules.quantized(layer.bare) for layer in modules.layers(model).values()):
         raise ValueError(
             "Esta base está em 4 bits: somado a ela e arredondado de novo, um ΔW pequeno quase se perde. Guarde o "

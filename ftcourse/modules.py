@@ -21,6 +21,7 @@ HEADS = ("classifier", "score", "classification_head", "qa_outputs")  # como tra
 ROLES = {
     "key": r".*\.(key|k_proj|k)",
     "value": r".*\.(value|v_proj|v)",
+    "output": r".*(attention\.output\.dense|\.o_proj|Attention\.o)",  # a volta da atenção, também a da cruzada
     "down": r".*(?<!attention)\.(output\.dense|down_proj|wo)",  # a volta do feed-forward; em BERT a atenção tem outra
 }
 
@@ -257,7 +258,7 @@ def by_role(model, *roles):
         if not (found := matching(linear, ROLES[role])):
             raise UnsuitableModel(
                 f"Não sei qual camada deste modelo faz o papel de {role!r}: o curso conhece os nomes de BERT, LLaMA e "
-                "T5. Diga as camadas em target_modules."
+                "T5. Se a técnica tem target_modules, como LoRA e IA³, diga ali as camadas."
             )
         chosen += found
     return {name: module for name, module in linear.items() if name in chosen}

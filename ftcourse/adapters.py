@@ -1,0 +1,238 @@
+"""Adaptadores em série: um gargalo estreito depois de um sub-bloco (Houlsby et al., 2019; Pfeiffer et al., 2021).
+
+      x  (…, d) ─────────────┐
+      │                      │
+    atenção ou feed-forward  │
+      │                      │
+      u  (…, d) ───────┐     │       u já com o dropout do modelo
+      │                │     │
+      W_down  (m, d)   │     │       m = d/16: o gargalo
+      σ                │     │
+      W_up    (d, m)   │     │       quase zero: no começo, quase nada muda
+      │                │     │
+      + ───────────────┘     │       u + W_up σ(W_down u)      §2.1 de Houlsby
+      │                      │
+      + ─────────────────────┘       a soma que o modelo já fazia; depois dela, em BERT, a norma
+
+    f(h) = W_up σ(W_down h + b_down) + b_up          2md + d + m números por gargalo
+
+    Houlsby     y = LN(x + u + f(u))                 depois da atenção e do feed-forward; treinam também as normas
+    Pfeiffer    y = LN(x + u + f(LN(x + u)))         só depois do feed-forward; a mesma LN, congelada, duas vezes
+
+LLaMA e T5 normalizam antes do sub-bloco, e não depois da soma: neles, as duas linhas valem sem LN. O segundo artigo não
+fala desse caso; a conta é a da biblioteca `adapters`, que os seus autores mantêm.
+
+A função σ no meio separa um adaptador de LoRA: nenhum peso da base faz a conta dele, e por isso ele não se funde.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ftcourse import modules
+from ftcourse.bitfit import BitFitConfig
+from ftcourse.files import choose
+from ftcourse.modules import AdapterLayer
+
+NON_LINEARITIES = {"swish": F.silu, "relu": F.relu, "gelu": F.gelu}
+# Pelo final do nome da última camada linear de um sub-bloco, os dos módulos em volta: o de onde sai u, já com o dropout,
+# se há um; no feed-forward, o que recebe o x que se soma a u, e a norma depois da soma.
+SURROUNDINGS = {
+    "attention.output.dense": ("attention.output.dropout", None, None),
+    "output.dense": ("output.dropout", "intermediate.dense", "output.LayerNorm"),
+    "o_proj": ("o_proj", None, None),
+    "mlp.down_proj": ("mlp.down_proj", "post_attention_layernorm", None),
+    "SelfAttention.o": ("dropout", None, None),
+    "EncDecAttention.o": ("dropout", None, None),
+    "DenseReluDense.wo": ("dropout", "layer_norm", None),
+}
+CROSS = ("EncDecAttention.o", "crossattention.output.dense")
+
+
+def around(end):
+    """Os nomes dos módulos em volta da camada de nome `end`: (onde sai u, onde entra x, a norma), ou None onde não há.
+
+    Levanta UnsuitableModel se não os conhece.
+    """
+    if not (ending := next((ending for ending in SURROUNDINGS if end.endswith(f".{ending}")), None)):
+        raise modules.UnsuitableModel(f"Não sei onde pôr um adaptador depois de {end}: só em BERT, LLaMA e T5.")
+    return [part and end.removesuffix(ending) + part for part in SURROUNDINGS[ending]]
+
+
+@dataclass(frozen=True)
+class BottleneckConfig:
+    """O que os dois adaptadores têm em comum. Levanta ValueError se um ajuste não faz sentido.
+
+    reduction_factor: quantas vezes o gargalo é mais estreito que o modelo, m = d // reduction_factor, no mínimo 1.
+    non_linearity: o σ, uma de NON_LINEARITIES. init_std: o desvio da normal, truncada em dois desvios, de que saem
+    W_down e W_up; os vieses começam em zero. Houlsby (§2.1 e 3.6) usa 0,01 e vê o treino piorar acima disso; a
+    biblioteca `adapters` usa 0,02, sem truncar. modules_to_save: o que mais treina, inteiro; None é a cabeça da tarefa.
+    """
+
+    unmergeable: ClassVar[str] = "entre W_down e W_up há uma função que não é linear, e nenhum peso faz a conta dela"
+
+    reduction_factor: float = 16
+    non_linearity: str = "swish"
+    init_std: float = 0.01
+    modules_to_save: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if not is_number(self.reduction_factor) or not 1 <= self.reduction_factor < math.inf:
+            raise ValueError(
+                f"reduction_factor={self.reduction_factor!r}: é um número a partir de 1, quantas vezes o gargalo é mais "
+                "estreito que o modelo. Comece por 16."
+            )
+        choose("a função de um adaptador, non_linearity,", self.non_linearity, NON_LINEARITIES)
+        if not is_number(self.init_std) or not 0 < self.init_std < math.inf:
+            raise ValueError(
+                f"init_std={self.init_std!r}: é um número maior que zero; com W_down e W_up em zero, só um viés "
+                "treinaria. Comece por 0.01."
+            )
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class HoulsbyConfig(BottleneckConfig):
+    """Os ajustes do adaptador de Houlsby: um gargalo depois da atenção e outro depois do feed-forward.
+
+    Os de BottleneckConfig, e: train_norms: se as normas do modelo treinam também, como no artigo (§2.1).
+    cross_adapter: se a atenção cruzada de T5, que o artigo não tem, também ganha um.
+
+    O artigo não diz qual é σ: fica a da biblioteca (o código dos autores usa GELU). Para ter a DoubleSeqBnConfig dela:
+    train_norms=False, cross_adapter=False, init_std=0.02.
+    """
+
+    peft_type: ClassVar[str] = "HOULSBY"
+
+    train_norms: bool = True
+    cross_adapter: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        for setting in ("train_norms", "cross_adapter"):
+            if not isinstance(given := getattr(self, setting), bool):
+                raise ValueError(f"{setting}={given!r}: é True ou False.")
+
+    def inject(self, model, name):
+        """Põe um gargalo na saída de cada sub-bloco e libera as normas; devolve as camadas.
+
+        Levanta UnsuitableModel se não reconhece os sub-blocos do modelo.
+        """
+        ends = modules.by_role(model, "output", "down")
+        ends = {end: linear for end, linear in ends.items() if self.cross_adapter or not end.endswith(CROSS)}
+        places = [(around(end)[0], linear) for end, linear in ends.items()]
+        layers = [modules.wrap(model, u, HoulsbyLayer).add(name, self, linear) for u, linear in places]
+        if self.train_norms:
+            layers += BitFitConfig("norm", self.modules_to_save).inject(model, name)
+        return layers
+
+
+@dataclass(frozen=True)
+class PfeifferConfig(BottleneckConfig):
+    """Os ajustes do adaptador de Pfeiffer, os de BottleneckConfig: um gargalo por bloco, depois do feed-forward.
+
+    Para ter a SeqBnConfig da biblioteca `adapters`: init_std=0.02.
+    """
+
+    peft_type: ClassVar[str] = "PFEIFFER"
+
+    non_linearity: str = "relu"
+
+    def inject(self, model, name):
+        """Põe um gargalo na saída de cada feed-forward, que lê também o que entra nele; devolve as camadas.
+
+        Levanta UnsuitableModel se não reconhece os feed-forwards do modelo.
+        """
+        layers = []
+        places = [(around(end), linear) for end, linear in modules.by_role(model, "down").items()]
+        for (u, x, norm), linear in places:
+            entrance = modules.wrap(model, x, Entrance).add(name)
+            norm = model.get_submodule(norm) if norm else None
+            layers += [entrance, modules.wrap(model, u, PfeifferLayer).add(name, self, linear, entrance, norm)]
+        return layers
+
+
+class Bottleneck(nn.Module):
+    """f(h) = W_up σ(W_down h + b_down) + b_up, em float32. linear: a camada cuja saída, de largura d, ele muda."""
+
+    def __init__(self, config, linear):
+        super().__init__()
+        d, plan = linear.out_features, {"device": linear.weight.device, "dtype": torch.float32}
+        m = max(1, int(d // config.reduction_factor))
+        self.adapter_down, self.adapter_up = nn.Linear(d, m, **plan), nn.Linear(m, d, **plan)
+        self.non_linearity = NON_LINEARITIES[config.non_linearity]
+        for layer in (self.adapter_down, self.adapter_up):
+            nn.init.trunc_normal_(layer.weight, std=config.init_std, a=-2 * config.init_std, b=2 * config.init_std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, h):
+        h = h.to(self.adapter_down.weight.dtype)  # (…, d)
+        return self.adapter_up(self.non_linearity(self.adapter_down(h)))
+
+
+class HoulsbyLayer(AdapterLayer):
+    """O módulo de onde sai o u de um sub-bloco, com um gargalo depois dele: u + f(u)."""
+
+    def __init__(self, base_layer):
+        super().__init__(base_layer)
+        self.bottlenecks = nn.ModuleDict()  # {nome: Bottleneck}
+
+    def add(self, name, config, linear):
+        """Um gargalo novo. Devolve a camada."""
+        self.bottlenecks[name] = Bottleneck(config, linear)
+        return self
+
+    def forward(self, x):
+        u = self.base_layer(x)  # (…, d)
+        if (name := self.acting) is None:
+            return u
+        return (u + self.bottlenecks[name](self.read(u))).to(u.dtype)
+
+    def read(self, u):
+        """O que o gargalo lê: (…, d)."""
+        return u
+
+
+class PfeifferLayer(HoulsbyLayer):
+    """O mesmo, mas o gargalo lê o que o bloco responderia sem ele: u + f(LN(x + u)), sem LN em LLaMA e T5."""
+
+    def add(self, name, config, linear, entrance, norm):
+        """Um gargalo novo, que acha x em `entrance`. Devolve a camada."""
+        self.around = entrance, norm  # numa tupla, que torch não toma por partes desta camada
+        return super().add(name, config, linear)
+
+    def read(self, u):
+        entrance, norm = self.around
+        h = u + entrance.take()
+        return h if norm is None else norm(h)
+
+
+class Entrance(AdapterLayer):
+    """O módulo em que entra o x que o modelo vai somar a u: deixa-o passar e o guarda até que o gargalo o leia."""
+
+    def __init__(self, base_layer):
+        super().__init__(base_layer)
+        self.readers = nn.ModuleDict()  # {nome: nada que treine}
+        self.x = None
+
+    def add(self, name):
+        """Passa a guardar x quando o adaptador `name` age. Devolve a camada."""
+        self.readers[name] = nn.Identity()
+        return self
+
+    def forward(self, x):
+        if self.acting is not None:
+            self.x = x
+        return self.base_layer(x)
+
+    def take(self):
+        """O x guardado, que deixa de ocupar memória aqui."""
+        x, self.x = self.x, None
+        return x
