@@ -39,8 +39,8 @@ from ftcourse.files import choose
 from ftcourse.modules import AdapterLayer
 
 NON_LINEARITIES = {"swish": F.silu, "relu": F.relu, "gelu": F.gelu}
-# Pelo final do nome da última camada linear de um sub-bloco, os dos módulos em volta: o de onde sai u, já com o dropout,
-# se há um; no feed-forward, o que recebe o x que se soma a u, e a norma depois da soma.
+# Pelo final do nome da última camada linear de um sub-bloco, os dos módulos em volta: o de onde sai u, já com o
+# dropout, se há um; no feed-forward, o que recebe o x que se soma a u, e a norma depois da soma.
 SURROUNDINGS = {
     "attention.output.dense": ("attention.output.dropout", None, None),
     "output.dense": ("output.dropout", "intermediate.dense", "output.LayerNorm"),
@@ -83,8 +83,8 @@ class BottleneckConfig:
     def __post_init__(self):
         if not is_number(self.reduction_factor) or not 1 <= self.reduction_factor < math.inf:
             raise ValueError(
-                f"reduction_factor={self.reduction_factor!r}: é um número a partir de 1, quantas vezes o gargalo é mais "
-                "estreito que o modelo. Comece por 16."
+                f"reduction_factor={self.reduction_factor!r}: é um número a partir de 1, quantas vezes o gargalo é "
+                "mais estreito que o modelo. Comece por 16."
             )
         choose("a função de um adaptador, non_linearity,", self.non_linearity, NON_LINEARITIES)
         if not is_number(self.init_std) or not 0 < self.init_std < math.inf:

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import PAIRS, TINY, WITH_HEAD, logits, photo, shake, tiny
+from toys import PAIRS, TINY, WITH_HEAD, logits, mergeable, photo, shake, tiny
 
 from ftcourse import methods, modules, pissa
 from ftcourse.interchange import CONFIG, WEIGHTS
@@ -59,7 +59,7 @@ def test_what_is_saved_is_what_is_loaded_for_every_method_and_family(tmp_path, m
 @pytest.mark.parametrize("method, family", PAIRS)
 def test_saving_twice_gives_the_same_bytes(tmp_path, method, family):
     model = saved(tmp_path / "a", family, method)
-    methods.save(methods.merge(model), tmp_path / "b")  # fundido ou não
+    methods.save(methods.merge(model) if mergeable(method) else model, tmp_path / "b")  # fundido ou não
     methods.save(methods.load(tiny(family), tmp_path / "a"), tmp_path / "c")
     for name in (CONFIG, WEIGHTS):
         one, other, third = ((tmp_path / folder / name).read_bytes() for folder in "abc")
@@ -333,6 +333,18 @@ def first(tensors):
     return min(name for name in tensors if "lora_A" in name)
 
 
+def named(tensors, ending):
+    return min(name for name in tensors if name.endswith(ending))
+
+
+def reshape(ending):
+    return weights(lambda tensors: tensors.update({named(tensors, ending): torch.ones(3, 3)}))
+
+
+def drop(ending):
+    return weights(lambda tensors: tensors.pop(named(tensors, ending)))
+
+
 def put(value):
     return weights(lambda tensors: tensors[first(tensors)].view(-1)[:1].fill_(value))
 
@@ -442,6 +454,16 @@ OTHER_DAMAGES = {
     "DoRA: que diz ser LoRA": ("dora", config(use_dora=False), r"tem, a mais, bert\..*lora_magnitude_vector"),
     "BitFit: outra variante": ("bitfit", config(trains="norm"), r"(não tem|tem, a mais,) bert\..*Nada foi carregado"),
     "BitFit: o que não há": ("bitfit", config(trains="biases"), r"o que treinar em BitFit, 'biases'.*'new_bias'"),
+    "Houlsby: outro gargalo": ("houlsby", config(reduction_factor=2), r"adapter_\S+ tem a forma .*Nada foi carregado"),
+    "Houlsby: outra forma": ("houlsby", reshape("adapter_up.weight"), r"adapter_up\.weight tem a forma \(3, 3\)"),
+    "Houlsby: um viés a menos": ("houlsby", drop("adapter_down.bias"), r"não tem bert\.\S+adapter_down\.bias"),
+    "Houlsby: redução em texto": ("houlsby", config(reduction_factor="16"), r"reduction_factor='16': "),
+    "Houlsby: sem a redução": ("houlsby", config(reduction_factor=None), r"não diz reduction_factor: foi cortado"),
+    "Houlsby: sem a função": ("houlsby", config(non_linearity=None), r"não diz non_linearity: foi cortado"),
+    "Houlsby: função que não há": ("houlsby", config(non_linearity="silu"), r"non_linearity, 'silu'.*'swish'"),
+    "Houlsby: normas que não diz ter": ("houlsby", config(train_norms=False), r"tem, a mais, bert\.\S+LayerNorm"),
+    "Houlsby: que diz ser Pfeiffer": ("houlsby", config(peft_type="PFEIFFER"), r"train_norms=True.*não sabe ler"),
+    "Pfeiffer: que diz ser Houlsby": ("pfeiffer", config(peft_type="HOULSBY"), r"não tem bert\..*Nada foi carregado"),
 }
 
 

@@ -9,20 +9,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import PAIRS, REFUSALS, TINY, WITH_HEAD, logits, photo, shake, tiny, tiny_batch
+from toys import PAIRS, REFUSALS, TINY, WITH_HEAD, logits, mergeable, photo, shake, tiny, tiny_batch
 
 from ftcourse import methods, modules
 from ftcourse.dora import DoraConfig, DoraLayer
 from ftcourse.ia3 import IA3Layer
 from ftcourse.lora import LoraConfig, LoraLayer
-from ftcourse.methods import METHODS
 from ftcourse.pissa import PissaConfig, PissaLayer
 
-ADAPTERS = [name for name in METHODS if name != "full"]  # as que não mudam a base
+NEAR_IDENTITY = ("houlsby", "pfeiffer")  # as que no começo não são a identidade, mas quase
+WIDE = {"pfeiffer": {"reduction_factor": 2}}  # num gargalo de largura 1, o ReLU pode não acender nunca
 families = pytest.mark.parametrize("family", TINY)
 quick = settings(deadline=None, max_examples=30)
 everything = pytest.mark.parametrize("method, family", PAIRS)
-wrapping = pytest.mark.parametrize("method, family", [pair for pair in PAIRS if pair[0] != "full"])
+WRAPPING = [pair for pair in PAIRS if pair[0] != "full"]  # as que não mudam a base
+wrapping = pytest.mark.parametrize("method, family", WRAPPING)
+merging = pytest.mark.parametrize("method, family", [pair for pair in WRAPPING if mergeable(pair[0])])
 
 
 def applied(family, method="lora", **options):
@@ -64,13 +66,15 @@ def base(model):
 def test_applying_changes_no_answer_and_returns_the_same_model(method, family):
     model = tiny(family)
     before = logits(model)
-    assert methods.apply(model, method) is model and torch.equal(logits(model), before)
+    assert methods.apply(model, method) is model
+    near = {"rtol": 0.01, "atol": 0.01} if method in NEAR_IDENTITY else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(logits(model), before, **near)
     assert methods.active(model) == "default" and [*methods.adapters(model)] == ["default"]
 
 
 @everything
 def test_what_trains_is_what_the_method_says_and_all_of_it_changes(method, family):
-    model = methods.apply(tiny(family), method)
+    model = methods.apply(tiny(family), method, **WIDE.get(method, {}))
     trains = {id(p) for p in model.parameters() if p.requires_grad}
     tensors = methods.tensors(model, "default")
     assert (
@@ -148,7 +152,7 @@ def test_the_model_keeps_its_mode(family):
 # ---------------------------------------------------------------- fundir
 
 
-@wrapping
+@merging
 def test_merging_answers_the_same_and_unmerging_gives_the_bits_back(method, family):
     model = applied(family, method)
     before, answer, parameters = photo(model), logits(model), dict(model.named_parameters())
@@ -163,7 +167,7 @@ def test_merging_answers_the_same_and_unmerging_gives_the_bits_back(method, fami
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
 
 
-@everything
+@pytest.mark.parametrize("method, family", [pair for pair in PAIRS if mergeable(pair[0])])
 def test_merge_and_unload_leaves_the_model_of_transformers(method, family):
     model, plain = applied(family, method), tiny(family)
     answer = logits(model)
@@ -198,8 +202,7 @@ def test_only_the_active_adapter_is_merged():
 # ---------------------------------------------------------------- desligar
 
 
-@wrapping
-@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("method, family, merged", [(*p, m) for p in WRAPPING for m in {False, mergeable(p[0])}])
 def test_disabled_gives_the_base_back_and_then_all_is_as_before(method, family, merged):
     model, plain = applied(family, method), logits(tiny(family))
     if merged:
@@ -283,8 +286,11 @@ def test_one_adapter_changes_the_head_and_another_trains_a_copy_of_the_original(
 @wrapping
 def test_the_same_name_again_starts_afresh(method, family):
     fresh = methods.apply(tiny(family), method)
-    model = methods.apply(methods.merge(applied(family, method)), method)
-    assert photo(model)[0] == photo(fresh)[0] and torch.equal(logits(model), logits(tiny(family)))
+    model = applied(family, method)
+    if mergeable(method):
+        methods.merge(model)
+    methods.apply(model, method)
+    assert photo(model)[0] == photo(fresh)[0] and torch.equal(logits(model), logits(fresh))
 
 
 def test_the_same_name_with_other_settings_leaves_nothing_of_the_old():

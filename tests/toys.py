@@ -170,6 +170,11 @@ REFUSALS = {(method, family): refusal(method, family) for method in methods.METH
 PAIRS = [pair for pair, words in REFUSALS.items() if not words]  # o que se pode treinar: (técnica, família)
 
 
+def mergeable(method):
+    """Se a técnica se funde aos pesos da base."""
+    return not hasattr(methods.METHODS[method], "unmergeable")
+
+
 def photo(model):
     """Tudo o que uma recusa tem de deixar como estava: os bits, o que treina, os módulos, o adaptador que age."""
     bits = {name: tensor.float().numpy().tobytes() for name, tensor in model.state_dict().items()}
