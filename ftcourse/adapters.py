@@ -19,8 +19,8 @@
     Houlsby     y = LN(x + u + f(u))                 depois da atenção e do feed-forward; treinam também as normas
     Pfeiffer    y = LN(x + u + f(LN(x + u)))         só depois do feed-forward; a mesma LN, congelada, duas vezes
 
-LLaMA e T5 normalizam antes do sub-bloco, e não depois da soma: neles, as duas linhas valem sem LN. O segundo artigo não
-fala desse caso; a conta é a da biblioteca `adapters`, que os seus autores mantêm.
+LLaMA e T5 normalizam antes do sub-bloco, e não depois da soma: neles, as duas linhas valem sem LN. A conta, nos três, é
+a da biblioteca `adapters`, que os autores do segundo artigo fizeram.
 
 A função σ no meio separa um adaptador de LoRA: nenhum peso da base faz a conta dele, e por isso ele não se funde.
 """
@@ -69,7 +69,7 @@ class BottleneckConfig:
 
     reduction_factor: quantas vezes o gargalo é mais estreito que o modelo, m = d // reduction_factor, no mínimo 1.
     non_linearity: o σ, uma de NON_LINEARITIES. init_std: o desvio da normal, truncada em dois desvios, de que saem
-    W_down e W_up; os vieses começam em zero. Houlsby (§2.1 e 3.6) usa 0,01 e vê o treino piorar acima disso; a
+    W_down e W_up; os vieses começam em zero. Houlsby (§3.6) usa 0,01 e vê o resultado piorar bem acima disso; a
     biblioteca `adapters` usa 0,02, sem truncar. modules_to_save: o que mais treina, inteiro; None é a cabeça da tarefa.
     """
 
@@ -105,8 +105,8 @@ class HoulsbyConfig(BottleneckConfig):
     Os de BottleneckConfig, e: train_norms: se as normas do modelo treinam também, como no artigo (§2.1).
     cross_adapter: se a atenção cruzada de T5, que o artigo não tem, também ganha um.
 
-    O artigo não diz qual é σ: fica a da biblioteca (o código dos autores usa GELU). Para ter a DoubleSeqBnConfig dela:
-    train_norms=False, cross_adapter=False, init_std=0.02.
+    O artigo não diz qual é σ: fica a da biblioteca; o código dos autores usa GELU. Para ter a DoubleSeqBnConfig dela,
+    train_norms=False e cross_adapter=False.
     """
 
     peft_type: ClassVar[str] = "HOULSBY"
@@ -136,10 +136,7 @@ class HoulsbyConfig(BottleneckConfig):
 
 @dataclass(frozen=True)
 class PfeifferConfig(BottleneckConfig):
-    """Os ajustes do adaptador de Pfeiffer, os de BottleneckConfig: um gargalo por bloco, depois do feed-forward.
-
-    Para ter a SeqBnConfig da biblioteca `adapters`: init_std=0.02.
-    """
+    """Os ajustes do adaptador de Pfeiffer, os de BottleneckConfig: um gargalo por bloco, depois do feed-forward."""
 
     peft_type: ClassVar[str] = "PFEIFFER"
 
