@@ -205,18 +205,17 @@ def test_in_bfloat16_all_is_equal_with_the_adapter_in_the_type_of_the_library(fa
 @families
 @cases
 def test_on_a_bfloat16_base_the_adapter_is_float32_and_only_rounding_differs(family, case):
-    """O que resta é o arredondamento da base: o erro, contra float32, é o da biblioteca toda em bfloat16, ou menor.
+    """O que resta é o arredondamento da base: os logits erram, contra float32, como os da biblioteca toda em bfloat16.
 
-    A folga de 1,5 é a do acaso: de uma conta para outra, a sorte de cada arredondamento muda.
+    A folga de 1,5 é a da sorte de cada arredondamento. Uma camada só se confere sem folga, mais abaixo.
     """
     model = hand(family, case, torch.bfloat16)
     assert {p.dtype for p in methods.tensors(model, "default").values()} == {torch.float32}
-    assert logits(model, family).dtype == torch.bfloat16
+    exact, theirs = reference(family, case, "logits"), reference(family, case, "logits em bfloat16")
+    ours = logits(model, family)
+    assert ours.dtype == torch.bfloat16 and (ours - exact).norm() <= 1.5 * (theirs - exact).norm()
     backward(model, family)
-    flat = torch.cat([gradients(model)[name].flatten() for name in parts(family, case)])
-    for what, ours in (("logits", logits(model, family)), ("gradientes", flat)):
-        exact, theirs = reference(family, case, what), reference(family, case, f"{what} em bfloat16")
-        assert (ours - exact).norm() <= 1.5 * (theirs - exact).norm()
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
 
 # ---------------------------------------------------------------- a conta
@@ -259,8 +258,15 @@ def test_one_layer_is_the_formula(d, reduction, sigma, kind, seed):
         )
         expected = u.double() + act(h @ down.double().T + b_down) @ up.double().T + b_up
         torch.testing.assert_close(layer(wide).double(), expected, rtol=1e-4, atol=1e-4)
+        layer.base_layer, half = linear.bfloat16(), wide.bfloat16()  # o adaptador continua em float32
+        u = h = linear(half)
+        if kind != "houlsby":
+            entrance(x.bfloat16())
+            h = u + x.bfloat16() if norm is None else norm.bfloat16()(u + x.bfloat16())
+        expected = u + F.linear(NON_LINEARITIES[sigma](F.linear(h.float(), down, b_down)), up, b_up)
+        assert expected.dtype == torch.float32 and torch.equal(layer(half), expected.bfloat16())
         layer.active = None
-        assert torch.equal(layer(wide), u)
+        assert torch.equal(layer(half), u)
 
 
 @quick
@@ -327,21 +333,20 @@ def test_the_five_share_a_base_in_any_order(family):
     alone = {}
     for method, options in plans.items():
         model = shake(methods.apply(tiny(family), method, method, **options), seed=len(method))
-        alone[method] = toys.logits(model), toys.logits(model, seed=1)
+        alone[method] = toys.logits(model)
     for order in ([*plans], [*reversed(plans)]):
         model = tiny(family)
         for method in order:
             shake(methods.apply(model, method, method, **plans[method]), seed=len(method))
-        for method in (*plans, *order):
-            methods.activate(model, method)
-            assert all(torch.equal(toys.logits(model, seed), alone[method][seed]) for seed in (0, 1))
         twin = copy.deepcopy(model)
+        for method in order:
+            assert torch.equal(toys.logits(methods.activate(model, method)), alone[method])
         for method in order:
             methods.remove(model, method)
         assert model.state_dict().keys() == tiny(family).state_dict().keys()
         assert torch.equal(toys.logits(model), toys.logits(tiny(family)))
-        for method in plans:  # a cópia não olha para o modelo de que saiu
-            assert torch.equal(toys.logits(methods.activate(twin, method)), alone[method][0])
+        for method in order:  # a cópia não olha para o modelo de que saiu
+            assert torch.equal(toys.logits(methods.activate(twin, method)), alone[method])
 
 
 @everywhere
@@ -356,6 +361,8 @@ def test_recomputing_the_activations_gives_the_same_gradients_and_nothing_is_kep
     plain, saving = (shake(methods.apply(tiny(family), method, reduction_factor=2)) for _ in range(2))
     qlora.prepare(saving)
     assert_equal(gradients_of(saving), gradients_of(plain))
+    with methods.disabled(saving):
+        toys.logits(saving)
     assert all(layer.x is None for layer in modules.layers(saving).values() if isinstance(layer, Entrance))
 
 
