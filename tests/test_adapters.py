@@ -366,15 +366,6 @@ def test_recomputing_the_activations_gives_the_same_gradients_and_nothing_is_kep
     assert all(layer.x is None for layer in modules.layers(saving).values() if isinstance(layer, Entrance))
 
 
-@everywhere
-@both
-def test_an_adapter_over_a_4_bit_base_is_that_over_the_same_weights_dequantized(method, family):
-    model = qlora.quantize_model(tiny(family))
-    shake(methods.apply(model, method, reduction_factor=2))
-    answer = toys.logits(model)
-    assert torch.equal(toys.logits(qlora.dequantize_model(model)), answer)
-
-
 # ---------------------------------------------------------------- o que é recusado
 
 REFUSED = {
