@@ -39,22 +39,22 @@ from ftcourse.files import choose
 from ftcourse.modules import AdapterLayer
 
 NON_LINEARITIES = {"swish": F.silu, "relu": F.relu, "gelu": F.gelu}
-# Pelo final do nome da última camada linear de um sub-bloco, os dos módulos em volta: o de onde sai u, já com o
-# dropout, se há um; no feed-forward, o que recebe o x que se soma a u, e a norma depois da soma.
+# Pelo final do nome da última camada linear de um sub-bloco: o módulo de onde sai u, já com o dropout, se há um; e, no
+# feed-forward, o que recebe o x que se soma a u.
 SURROUNDINGS = {
-    "attention.output.dense": ("attention.output.dropout", None, None),
-    "output.dense": ("output.dropout", "intermediate.dense", "output.LayerNorm"),
-    "o_proj": ("o_proj", None, None),
-    "mlp.down_proj": ("mlp.down_proj", "post_attention_layernorm", None),
-    "SelfAttention.o": ("dropout", None, None),
-    "EncDecAttention.o": ("dropout", None, None),
-    "DenseReluDense.wo": ("dropout", "layer_norm", None),
+    "attention.output.dense": ("attention.output.dropout", None),
+    "output.dense": ("output.dropout", "intermediate.dense"),
+    "o_proj": ("o_proj", None),
+    "mlp.down_proj": ("mlp.down_proj", "post_attention_layernorm"),
+    "SelfAttention.o": ("dropout", None),
+    "EncDecAttention.o": ("dropout", None),
+    "DenseReluDense.wo": ("dropout", "layer_norm"),
 }
 CROSS = ("EncDecAttention.o", "crossattention.output.dense")
 
 
 def around(end):
-    """Os nomes dos módulos em volta da camada de nome `end`: (onde sai u, onde entra x, a norma), ou None onde não há.
+    """Os nomes do módulo de onde sai u e daquele em que entra x, em volta da camada de nome `end`.
 
     Levanta UnsuitableModel se não os conhece.
     """
@@ -93,6 +93,12 @@ class BottleneckConfig:
                 "treinaria. Comece por 0.01."
             )
 
+    def outside(self, places):
+        """Levanta ValueError se um dos módulos em que um gargalo se apoia vai treinar inteiro, e ficar sem ele."""
+        closed = tuple(f"{name}." for name in self.modules_to_save or ())
+        if taken := [place for place in places if f"{place}.".startswith(closed)]:
+            raise ValueError(f"modules_to_save: {taken[0]} treinaria inteiro, e o adaptador age nele. Tire-o da lista.")
+
 
 def is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -123,12 +129,13 @@ class HoulsbyConfig(BottleneckConfig):
     def inject(self, model, name):
         """Põe um gargalo na saída de cada sub-bloco e libera as normas; devolve as camadas.
 
-        Levanta UnsuitableModel se não reconhece os sub-blocos do modelo.
+        Levanta UnsuitableModel se não reconhece os sub-blocos do modelo, e ValueError se modules_to_save toma um.
         """
         ends = modules.by_role(model, "output", "down")
         ends = {end: linear for end, linear in ends.items() if self.cross_adapter or not end.endswith(CROSS)}
-        places = [(around(end)[0], linear) for end, linear in ends.items()]
-        layers = [modules.wrap(model, u, HoulsbyLayer).add(name, self, linear) for u, linear in places]
+        places = {around(end)[0]: linear for end, linear in ends.items()}
+        self.outside(places)
+        layers = [modules.wrap(model, u, HoulsbyLayer).add(name, self, linear) for u, linear in places.items()]
         if self.train_norms:
             layers += BitFitConfig("norm", self.modules_to_save).inject(model, name)
         return layers
@@ -145,14 +152,14 @@ class PfeifferConfig(BottleneckConfig):
     def inject(self, model, name):
         """Põe um gargalo na saída de cada feed-forward, que lê também o que entra nele; devolve as camadas.
 
-        Levanta UnsuitableModel se não reconhece os feed-forwards do modelo.
+        Levanta UnsuitableModel se não reconhece os feed-forwards do modelo, e ValueError se modules_to_save toma um.
         """
+        places = [(*around(end), linear) for end, linear in modules.by_role(model, "down").items()]
+        self.outside([name for u, x, _ in places for name in (u, x)])
         layers = []
-        places = [(around(end), linear) for end, linear in modules.by_role(model, "down").items()]
-        for (u, x, norm), linear in places:
-            entrance = modules.wrap(model, x, Entrance).add(name)
-            norm = model.get_submodule(norm) if norm else None
-            layers += [entrance, modules.wrap(model, u, PfeifferLayer).add(name, self, linear, entrance, norm)]
+        for u, x, linear in places:
+            entrance, block = modules.wrap(model, x, Entrance).add(name), model.get_submodule(u.rpartition(".")[0])
+            layers += [entrance, modules.wrap(model, u, PfeifferLayer).add(name, self, linear, entrance, block)]
         return layers
 
 
@@ -200,15 +207,15 @@ class HoulsbyLayer(AdapterLayer):
 class PfeifferLayer(HoulsbyLayer):
     """O mesmo, mas o gargalo lê o que o bloco responderia sem ele: u + f(LN(x + u)), sem LN em LLaMA e T5."""
 
-    def add(self, name, config, linear, entrance, norm):
-        """Um gargalo novo, que acha x em `entrance`. Devolve a camada."""
-        self.around = entrance, norm  # numa tupla, que torch não toma por partes desta camada
+    def add(self, name, config, linear, entrance, block):
+        """Um gargalo novo, que acha x em `entrance` e, em BERT, a norma em `block`. Devolve a camada."""
+        self.around = entrance, block  # numa tupla, que torch não toma por partes desta camada
         return super().add(name, config, linear)
 
     def read(self, u):
-        entrance, norm = self.around
+        entrance, block = self.around
         h = u + entrance.take()
-        return h if norm is None else norm(h)
+        return block.LayerNorm(h) if hasattr(block, "LayerNorm") else h
 
 
 class Entrance(AdapterLayer):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from toys import TINY, shake, tiny
 from transformers.masking_utils import eager_mask
 
-from ftcourse import files, methods, modules, qlora
+from ftcourse import adapters, files, methods, modules, qlora
 from ftcourse.adapters import NON_LINEARITIES, Entrance, HoulsbyConfig, HoulsbyLayer, PfeifferConfig, PfeifferLayer
 
 FOLDER = toys.ROOT / "tests" / "fixtures" / "adapters"
@@ -235,7 +235,8 @@ def test_one_layer_is_the_formula(d, reduction, sigma, kind, seed):
     else:
         entrance = Entrance(nn.Identity()).add("default")
         norm = norm if kind == "pós" else None
-        layer = PfeifferLayer(linear).add("default", PfeifferConfig(**plan), linear, entrance, norm)
+        block = nn.ModuleDict({"LayerNorm": norm} if norm else {})
+        layer = PfeifferLayer(linear).add("default", PfeifferConfig(**plan), linear, entrance, block)
         entrance.active = "default"
     layer.active, m = "default", max(1, int(d // reduction))
     tensors = layer.tensors("default")
@@ -395,6 +396,29 @@ def test_a_bad_setting_is_told_and_the_model_stays(options, words):
     with pytest.raises(ValueError, match=words):
         methods.apply(model, "houlsby", "outro", **options)
     assert toys.photo(model) == before
+
+
+@both
+@everywhere
+def test_a_module_under_the_adapter_does_not_train_whole_and_the_norm_of_BERT_does(method, family):
+    """Uma cópia inteira tomaria o lugar do adaptador. A norma de depois da soma, ao contrário, é lida onde estiver."""
+    model = tiny(family, seed=1)
+    before, ends = toys.photo(model), modules.by_role(model, "down")
+    places = {adapters.around(end)[part] for end in ends for part in ((0,) if method == "houlsby" else (0, 1))}
+    for place in places:
+        with pytest.raises(ValueError, match=rf"modules_to_save: {place} treinaria inteiro.*Tire-o da lista"):
+            methods.apply(model, method, modules_to_save=[place])
+    assert toys.photo(model) == before
+    if family.startswith("bert"):
+        norms = [end.replace("dense", "LayerNorm") for end in ends]
+        plain = shake(methods.apply(tiny(family, seed=1), method, modules_to_save=norms, reduction_factor=2))
+        assert {name.rpartition(".")[0] for name in methods.tensors(plain, "default")} >= {*norms}
+        twin = methods.apply(tiny(family, seed=1), method, modules_to_save=(), reduction_factor=2)
+        with torch.no_grad():
+            for name, parameter in methods.tensors(plain, "default").items():
+                held = methods.tensors(twin, "default")
+                (held[name] if name in held else dict(twin.named_parameters())[name]).copy_(parameter)
+        assert torch.equal(toys.logits(plain), toys.logits(twin))
 
 
 @both
