@@ -217,12 +217,12 @@ def publish(family, model, tokenizer, args, report, curve, arrays, workdir):
     }
     settings = {name: value for name, value in vars(args).items() if name not in ("corpus", "destino", "fora")}
     compared = {name: round(float(x), 4) for name, x in family.compare(model, tokenizer, arrays, args.avaliar).items()}
-    record = {"held_out": losses, **compared, "parameters": model.num_parameters(), "settings": settings,
+    record = {"held_out": losses, "compared": compared, "parameters": model.num_parameters(), "settings": settings,
               "curve": curve, "corpus": report, "environment": environment.describe()}  # fmt: skip
     (ready / "treino.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     card = args.destino.with_name(args.destino.name + ".ficha.md")
     if card.exists():
-        text = fill_card(card.read_text(encoding="utf-8"), record, compared, family.examples(model, tokenizer))
+        text = fill_card(card.read_text(encoding="utf-8"), record, family.examples(model, tokenizer))
         (ready / "README.md").write_text(text, encoding="utf-8")
     names = sorted(path.name for path in ready.iterdir())
     (ready / "sha256sums.txt").write_text("".join(f"{sha256(ready / n)}  {n}\n" for n in names), encoding="utf-8")
@@ -231,7 +231,7 @@ def publish(family, model, tokenizer, args, report, curve, arrays, workdir):
     print(f"{args.destino}: {losses['todas']:.3f} nats por ficha nos parágrafos reservados")
 
 
-def fill_card(template, record, compared, table):
+def fill_card(template, record, table):
     """A ficha do modelo: o texto escrito à mão, com todo número vindo do registro do treino."""
     corpus, curve, losses = record["corpus"], record["curve"], dict(record["held_out"])
     source_rows = [
@@ -243,7 +243,7 @@ def fill_card(template, record, compared, table):
         for p in curve
     ]
     return string.Template(template).substitute(
-        {name: comma(x, 3) for name, x in compared.items()},
+        {name: comma(x, 3) for name, x in record.get("compared", {}).items()},
         held_out=comma(losses.pop("todas")),
         by_source=", ".join(f"{comma(loss)} em `{name}`" for name, loss in losses.items()),
         parameters=comma(record["parameters"] / 1e6, 1),
