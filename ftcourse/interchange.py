@@ -21,16 +21,18 @@ PREFIX = "base_model.model."
 HARMLESS = {
     "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
     "init_lora_weights", "init_ia3_weights", "megatron_core", "megatron_config", "qalora_group_size",
+    "num_layers", "token_dim", "num_attention_heads", "num_transformer_submodules", "encoder_hidden_size",
+    "init_weights", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
 }  # fmt: skip
 # Os padrões daqui não são os de peft, e de alguns os pesos nada dizem: o que falta não se adivinha.
-NEEDED = ("r", "lora_alpha", "reduction_factor", "non_linearity")
+NEEDED = ("r", "lora_alpha", "reduction_factor", "non_linearity", "num_virtual_tokens")
 
 
 def write(folder, config, tensors, base=None):
     """Grava os ajustes e os tensores {nome: valor} de um adaptador; base: o resumo dos pesos em que ele treinou."""
     fields = {"peft_type": config.peft_type, **variant(config), **dataclasses.asdict(config), "inference_mode": True}
     metadata = {"base": base} if base else {"format": "pt"}  # uma chave só: de duas, safetensors sorteia a ordem
-    values = {PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    values = {in_file(config, name): value.detach().cpu().contiguous() for name, value in tensors.items()}
     folder = Path(folder)
     with atomic_write(folder / WEIGHTS) as file:
         file.write(safetensors.torch.save(values, metadata))
@@ -41,6 +43,16 @@ def write(folder, config, tensors, base=None):
 def variant(kind):
     """Os campos que, no arquivo, distinguem uma técnica de outra com o mesmo peft_type: {"use_dora": True}."""
     return getattr(kind, "variant", {})
+
+
+def prefix(kind):
+    """O começo que peft dá aos nomes dos pesos de uma técnica."""
+    return getattr(kind, "prefix_in_file", PREFIX)
+
+
+def in_file(kind, name):
+    """O nome de um peso num arquivo: o de uma camada tem começo; o do modelo inteiro, como prompt_embeddings, não."""
+    return prefix(kind) + name if "." in name else name
 
 
 def read(folder, kinds):
@@ -82,9 +94,9 @@ def read(folder, kinds):
     try:
         with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
             base = (file.metadata() or {}).get("base")
-            values = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            values = {name.removeprefix(prefix(kind)): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if len(values) < len(file.keys()):
-                raise ValueError(f"{folder / WEIGHTS} traz o mesmo peso duas vezes, com e sem {PREFIX}.")
+                raise ValueError(f"{folder / WEIGHTS} traz o mesmo peso duas vezes, com e sem {prefix(kind)}.")
     except safetensors.SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS} está cortado ou não é um arquivo safetensors.") from error
     for name, value in values.items():

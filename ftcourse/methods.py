@@ -25,6 +25,8 @@ from ftcourse.files import choose
 from ftcourse.ia3 import IA3Config
 from ftcourse.lora import LoraConfig
 from ftcourse.pissa import PissaConfig
+from ftcourse.prefix import PrefixTuningConfig
+from ftcourse.prompts import PromptTuningConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ METHODS = {
     "bitfit": BitFitConfig,
     "houlsby": HoulsbyConfig,
     "pfeiffer": PfeifferConfig,
+    "prompt": PromptTuningConfig,
+    "prefix": PrefixTuningConfig,
 }
 RESERVED = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}  # nomes como "keys", que torch recusa como chave
 
@@ -151,7 +155,7 @@ def tensors(model, name):
     if isinstance(adapters(model)[choose("o adaptador", name, adapters(model))], FullConfig):
         return dict(model.named_parameters())
     return {
-        f"{path}.{key}".replace(".base_layer", ""): parameter
+        key if layer.of_the_model else f"{path}.{key}".replace(".base_layer", ""): parameter
         for path, layer in modules.layers(model).items()
         for key, parameter in layer.tensors(name).items()
     }
@@ -265,6 +269,8 @@ def load(model, folder, name="default"):
     parte sorteada da cabeça não veio no arquivo.
     """
     config, values, base = interchange.read(folder, METHODS.values())
+    if hasattr(config, "restore"):
+        config, values = config.restore(values)
     with torch.device("meta"):  # o mesmo modelo, sem pesos: as formas se conferem sem tocar no verdadeiro
         blank = type(model)(copy.deepcopy(model.config))
     known = [module for module, _ in blank.named_modules()]

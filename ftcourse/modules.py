@@ -38,6 +38,7 @@ class AdapterLayer(nn.Module):
     """
 
     in_file: ClassVar = {}  # {nome de um ParameterDict: o que peft lhe dá num arquivo}, quando são diferentes
+    of_the_model = False  # se o que a camada guarda é do modelo inteiro: no arquivo, os nomes não levam o caminho dela
 
     def __init__(self, base_layer):
         super().__init__()
@@ -186,6 +187,12 @@ def named_linear(model):
     """As camadas lineares entre elas: as que têm `in_features` e `out_features`, também as de 4 bits."""
     outer = named_outer(model).items()
     return {n: m for n, m in outer if hasattr(m, "in_features") and hasattr(m, "out_features")}
+
+
+def stacks(model):
+    """As pilhas de camadas do modelo: uma ou, em T5, a do codificador e a do decodificador."""
+    base = model.base_model
+    return (base.encoder, base.decoder) if model.config.is_encoder_decoder else (base,)
 
 
 def head(model):

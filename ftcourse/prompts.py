@@ -1,0 +1,236 @@
+"""Prompt tuning: fichas virtuais na frente do texto, e treinam só os embeddings delas (Lester et al., 2021).
+
+        P (p, d), treina      E(x) (T, d), congelado
+        └────────┬────────────────┬─────────┘
+              [ P ; E(x) ]  (p + T, d)                         §2
+                      │
+             o modelo, congelado, de p + T posições
+                      │
+               h (p + T, d)  →  as T do texto
+
+Treinam p·d números, e cada tarefa é um arquivo de p linhas sobre a mesma base. Em troca, toda conta passa a ser sobre
+p + T fichas. No artigo, P parte dos embeddings das classes ou de fichas comuns, melhor que números de U(±0,5), e só
+alcança o ajuste completo no modelo de 11 bilhões de parâmetros (§3). Em peft, se nada se diz, P vem de N(0, 1).
+
+Os estados das fichas virtuais não saem do modelo: os logits são os do texto, um por ficha, e a perda de um modelo
+causal não conta a primeira ficha, que em peft se prevê da última virtual. A exceção, como em peft: em BERT a classe sai
+da posição 0, que passa a ser a primeira ficha virtual, e não [CLS]. Em T5, P entra no codificador.
+"""
+
+import inspect
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ftcourse import modules
+from ftcourse.files import choose
+from ftcourse.modules import AdapterLayer
+
+
+@dataclass(frozen=True)
+class VirtualTokensConfig:
+    """O que prompt e prefix tuning têm em comum, com os nomes de peft. Levanta ValueError se p não é um inteiro.
+
+    num_virtual_tokens: p, quantas fichas virtuais. task_type: a tarefa, que peft precisa achar no arquivo e que
+    `methods.save` escreve. modules_to_save: o que mais treina, inteiro; None é a cabeça da tarefa.
+    """
+
+    prefix_in_file: ClassVar[str] = "base_model."
+    unmergeable: ClassVar[str] = "fichas virtuais não são um peso da base"
+
+    num_virtual_tokens: int = 20
+    task_type: str | None = None
+    modules_to_save: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if type(self.num_virtual_tokens) is not int or self.num_virtual_tokens < 1:
+            raise ValueError(f"num_virtual_tokens={self.num_virtual_tokens!r}: é um inteiro a partir de 1, como 20.")
+
+    def place(self, model):
+        """O nome da tabela de embeddings de entrada, que guarda as fichas. Levanta ValueError se elas não cabem."""
+        for stack in modules.stacks(model):
+            fits(stack, self.num_virtual_tokens, 1)
+        table = model.get_input_embeddings()
+        return next(name for name, module in modules.named_outer(model).items() if module is table)
+
+    def export(self, model, name, tensors):
+        """Os ajustes e os tensores que vão para o arquivo, com a tarefa que diz a peft como chamar o modelo."""
+        if modules.head(model):
+            task = "SEQ_CLS"
+        elif model.config.is_encoder_decoder:
+            task = "SEQ_2_SEQ_LM"
+        else:
+            task = "CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION"
+        return replace(self, task_type=task), tensors
+
+
+def fits(stack, p, length):
+    """Levanta ValueError se p fichas virtuais e `length` do texto passam das posições que o modelo aprendeu."""
+    table = getattr(getattr(stack, "embeddings", None), "position_embeddings", None)
+    if table is not None and p + length > table.num_embeddings:
+        raise ValueError(
+            f"{p} fichas virtuais e {length} do texto são {p + length}, e este modelo só tem posições para "
+            f"{table.num_embeddings}: corte o texto em {max(0, table.num_embeddings - p)} fichas, ou use um "
+            "num_virtual_tokens menor."
+        )
+
+
+def seen(inputs):
+    """Quantas posições o cache que entra já tem: zero, a não ser no meio de uma geração."""
+    cache = inputs.get("cache", inputs.get("past_key_values"))  # o nome novo em transformers, e o de antes
+    return 0 if cache is None else cache.get_seq_length()
+
+
+class VirtualTokens(AdapterLayer):
+    """A tabela de embeddings de entrada, com as fichas virtuais de cada adaptador.
+
+    A tabela responde o que respondia. Quem põe as fichas no modelo são ganchos (*hooks*) na entrada e na saída das
+    pilhas, que o envoltório registra ao chegar e tira ao sair: nenhum outro módulo muda.
+    """
+
+    of_the_model = True
+
+    def __init__(self, base_layer):
+        super().__init__(base_layer)
+        self.prompt_embeddings = nn.ParameterDict()  # {nome: (p, …)}
+        self.hooks = []
+
+    def remove(self, name):
+        """Esquece um adaptador; com o último saem os ganchos."""
+        super().remove(name)
+        if not self.names():
+            for hook in self.hooks:
+                hook.remove()
+            self.hooks = []
+
+    def forward(self, ids):
+        return self.base_layer(ids)
+
+    def entering(self, stack, args, kwargs):
+        """As entradas de uma pilha, todas por nome, com as posições do texto p adiante, e o tamanho dele."""
+        inputs = dict(zip(inspect.signature(stack.forward).parameters, args)) | kwargs
+        text = inputs.get("input_ids") if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+        p, length = len(self.prompt_embeddings[self.acting]), text.shape[1]
+        fits(stack, p, length + seen(inputs))
+        if inputs.get("position_ids") is not None:
+            inputs["position_ids"] = inputs["position_ids"] + p
+        return inputs, p, length
+
+
+@dataclass(frozen=True)
+class PromptTuningConfig(VirtualTokensConfig):
+    """Os ajustes de prompt tuning, com os nomes de peft. Levanta ValueError se um deles não faz sentido.
+
+    prompt_tuning_init: de onde P parte. "SAMPLE_VOCAB": os embeddings de p fichas sorteadas do vocabulário; "RANDOM":
+    N(0, 1); uma lista de fichas, como tokenizer("boa ruim").input_ids: os embeddings delas, repetidos ou cortados até
+    p. num_transformer_submodules: 2 só num arquivo de peft para T5, que traz 2p linhas, das quais as p primeiras agem.
+    """
+
+    peft_type: ClassVar[str] = "PROMPT_TUNING"
+
+    prompt_tuning_init: str | tuple[int, ...] = "SAMPLE_VOCAB"
+    num_transformer_submodules: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        start = self.prompt_tuning_init
+        if isinstance(start, str):
+            choose("o começo de um prompt em prompt_tuning_init,", start, ("SAMPLE_VOCAB", "RANDOM", "TEXT"))
+        elif not isinstance(start, (list, tuple)) or not start or not all(type(token) is int for token in start):
+            raise ValueError(
+                f'prompt_tuning_init={start!r}: é "SAMPLE_VOCAB", "RANDOM" ou uma lista de fichas, como '
+                'tokenizer("boa ruim").input_ids.'
+            )
+        if self.num_transformer_submodules not in (1, 2):
+            raise ValueError(
+                f"num_transformer_submodules={self.num_transformer_submodules!r}: é 1, a pilha que lê o texto."
+            )
+
+    def inject(self, model, name):
+        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`; devolve a camada, numa lista."""
+        P = self.initial(model.get_input_embeddings().weight)
+        return [modules.wrap(model, self.place(model), PromptLayer).add(name, P, model)]
+
+    def initial(self, weight):
+        """P no começo, em float32: (p, d). weight: os embeddings do vocabulário, (V, d)."""
+        p, start = self.num_virtual_tokens, self.prompt_tuning_init
+        if start == "RANDOM":
+            return torch.randn(p, weight.shape[1], device=weight.device)
+        if start == "TEXT":
+            raise ValueError(
+                'prompt_tuning_init="TEXT" é o nome de peft; aqui o texto vem em fichas: '
+                'prompt_tuning_init=tokenizer("boa ruim").input_ids.'
+            )
+        ids = torch.randint(len(weight), (p,)) if start == "SAMPLE_VOCAB" else torch.tensor(start)
+        if ids.min() < 0 or ids.max() >= len(weight):
+            raise ValueError(f"prompt_tuning_init={start!r}: as fichas deste modelo vão de 0 a {len(weight) - 1}.")
+        ids = ids.repeat(-(-p // len(ids)))[:p]
+        return weight.detach()[ids.to(weight.device)].to(torch.float32, copy=True)
+
+    def export(self, model, name, tensors):
+        """Sem o começo, que o arquivo dispensa, e que peft só sabe ler como texto."""
+        config, tensors = super().export(model, name, tensors)
+        return replace(config, prompt_tuning_init="RANDOM", num_transformer_submodules=1), tensors
+
+    def restore(self, values):
+        """Os ajustes e os tensores como são aqui, dos que vieram num arquivo."""
+        rows, p = values.get("prompt_embeddings"), self.num_virtual_tokens
+        if self.num_transformer_submodules == 2 and rows is not None and len(rows) == 2 * p:
+            values = values | {"prompt_embeddings": rows[:p]}
+        return replace(self, prompt_tuning_init="RANDOM", num_transformer_submodules=1), values
+
+
+class PromptLayer(VirtualTokens):
+    """P e os ganchos que o põem na frente dos embeddings do texto e o tiram da saída."""
+
+    def add(self, name, P, model):
+        """Um adaptador novo. Devolve a camada."""
+        self.prompt_embeddings[name] = nn.Parameter(P)
+        if not self.hooks:
+            first, *decoder = modules.stacks(model)
+            self.hooks = [first.register_forward_pre_hook(self.prepend, with_kwargs=True)]
+            for stack in decoder:
+                self.hooks.append(stack.register_forward_pre_hook(self.widen, with_kwargs=True))
+            if not decoder:
+                self.hooks.append(first.register_forward_hook(self.strip, with_kwargs=True))
+        return self
+
+    def prepend(self, stack, args, kwargs):
+        """Na entrada: P na frente do texto, uma vez só por geração; a máscara o vê sempre."""
+        if self.acting is None:
+            return None
+        inputs, p, _ = self.entering(stack, args, kwargs)
+        if inputs.get("attention_mask") is not None:
+            inputs["attention_mask"] = F.pad(inputs["attention_mask"], (p, 0), value=1)
+        if seen(inputs):
+            return (), inputs
+        x = inputs.get("inputs_embeds")
+        x = self.base_layer(inputs["input_ids"]) if x is None else x  # (B, T, d)
+        P = self.prompt_embeddings[self.acting].expand(len(x), -1, -1).to(x.dtype)  # (B, p, d)
+        inputs |= {"input_ids": None, "inputs_embeds": torch.cat([P, x], dim=1)}
+        if inputs.get("token_type_ids") is not None:
+            inputs["token_type_ids"] = F.pad(inputs["token_type_ids"], (p, 0))
+        if (positions := inputs.get("position_ids")) is not None:
+            before = torch.arange(p, device=positions.device).expand(len(positions), -1)
+            inputs["position_ids"] = torch.cat([before, positions], dim=1)
+        return (), inputs
+
+    def strip(self, stack, args, kwargs, output):
+        """Na saída: só os estados do texto."""
+        if self.acting is None or seen(kwargs) > output[0].shape[1]:  # no meio de uma geração, P já ficou para trás
+            return None
+        h = output[0][:, len(self.prompt_embeddings[self.acting]) :]  # (B, T, d)
+        if isinstance(output, tuple):
+            return (h, *output[1:])
+        output.last_hidden_state = h
+        return output
+
+    def widen(self, stack, args, kwargs):
+        """Na entrada do decodificador: o texto que ele consulta tem p fichas a mais."""
+        if self.acting is None or kwargs.get("encoder_attention_mask") is None:
+            return None
+        p = len(self.prompt_embeddings[self.acting])
+        return args, kwargs | {"encoder_attention_mask": F.pad(kwargs["encoder_attention_mask"], (p, 0), value=1)}
