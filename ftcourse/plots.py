@@ -31,13 +31,16 @@ def smooth(values, width=20):
 
 
 def history(history, ax=None, label=None):
-    """A perda por passo, suavizada; se houve avaliações, a acurácia na validação num segundo eixo, em pontos."""
+    """A perda por passo, suavizada; se houve avaliações, em pontos, a perda ou, num segundo eixo, a acurácia nelas."""
     ax = axes() if ax is None else ax
     (line,) = ax.plot(range(1, len(history.loss) + 1), smooth(history.loss), label=label)
     ax.set(xlabel="passo", ylabel="perda no treino (nats)")
-    if history.evaluations:
+    steps = [e["step"] for e in history.evaluations]
+    if steps and "accuracy" not in history.evaluations[0]:
+        ax.plot(steps, [e["loss"] for e in history.evaluations], "o:", color=line.get_color(), alpha=0.7)
+        ax.set(ylabel="perda no treino e, em pontos, na validação (nats)")
+    elif steps:
         twin = ax.twinx()
-        steps = [e["step"] for e in history.evaluations]
         twin.plot(steps, [e["accuracy"] for e in history.evaluations], "o:", color=line.get_color(), alpha=0.7)
         twin.set(ylabel="acurácia na validação", ylim=(0.4, 1))
         twin.grid(False)

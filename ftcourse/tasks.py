@@ -1,14 +1,22 @@
 """As tarefas do curso: dados reais em português, métricas e as linhas de base que todo resultado precisa vencer.
 
-task = tasks.load("aceitabilidade")
-task.train[0]                   # {"text": …, "label": …, "source": …}
-tasks.tfidf(task)               # o que um saco de palavras consegue na mesma divisão
+task = tasks.load("aceitabilidade")     # de um texto para um rótulo
+task.train[0]                           # {"text": …, "label": …, "source": …}
+tasks.tfidf(task, task.test)            # o que um saco de palavras consegue na mesma divisão
+task = tasks.load("corrija")            # de um texto para outro; as linhas de base destas estão em baselines
+task.train[0]                           # {"input": "corrija: …", "target": …, "given": …, "kind": …, "source": …}
 """
 
+import math
+import re
+import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import datasets
 import numpy as np
+import sacrebleu
 import sklearn.metrics
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -18,13 +26,14 @@ from tqdm.auto import tqdm
 
 from ftcourse.files import DATA, choose
 
-TASKS = {
+LABELS = {
     "aceitabilidade": ("com falha", "bem escrita"),
     "bncc_componente": (
         "Arte", "Ciências", "Educação Física", "Ensino Religioso", "Geografia", "História",
         "Língua Inglesa", "Língua Portuguesa", "Matemática",
     ),
 }  # fmt: skip
+IGNORED = -100  # o rótulo que cross_entropy pula
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,8 @@ class Task:
     test: datasets.Dataset
     out_of_domain: datasets.Dataset | None = None  # frases de uma fonte que o treino não viu
 
-    def encode(self, tokenizer, rows):
-        """As linhas em fichas: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}."""
+    def encode(self, tokenizer, rows, seq2seq=False):
+        """As linhas em fichas: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}, em toda família."""
         encoded = tokenizer(list(rows["text"]), truncation=True, return_token_type_ids=False, verbose=False)
         return [
             {"input_ids": ids, "attention_mask": mask, "labels": label}
@@ -56,10 +65,176 @@ class Task:
         }
 
 
+class TextTask(Task):
+    """Uma tarefa de escrever: de `input`, o pedido inteiro, para `target`. `given` é o texto que o pedido traz.
+
+    `labels` é vazio. O que muda de uma para outra é a linha que sai de um arquivo e o que se mede além do comum.
+    """
+
+    separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
+
+    def prompts(self, tokenizer, texts, seq2seq=False):
+        """O que o modelo lê antes de escrever, em fichas: uma lista para cada pedido.
+
+        Num codificador-decodificador (seq2seq) o pedido termina na ficha de fim. Nos outros vem depois da de começo,
+        ou da de fim do texto anterior onde aquela não existe.
+
+        Levanta ValueError se um pedido não deixa lugar para a resposta.
+        """
+        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        limit, ids = tokenizer.model_max_length, tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        if seq2seq:
+            return [[*i[: limit - 1], tokenizer.eos_token_id] for i in ids["input_ids"]]
+        if (longest := 1 + max(map(len, ids["input_ids"]))) >= limit:
+            raise ValueError(
+                f"Um pedido de {self.name} tem {longest} fichas e o modelo lê {limit}, resposta incluída: encurte-o."
+            )
+        return [[start, *i] for i in ids["input_ids"]]
+
+    def encode(self, tokenizer, rows, seq2seq=False):
+        """As linhas em fichas: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}.
+
+        Os rótulos são as fichas da resposta e a de fim. Em fila com o pedido (sem seq2seq), as do pedido levam IGNORED:
+        a perda é só da resposta. O que passa do tamanho do modelo é cortado.
+        """
+        limit, end = tokenizer.model_max_length, tokenizer.eos_token_id
+        prompts = self.prompts(tokenizer, rows["input"], seq2seq)
+        targets = [("" if seq2seq else self.separator) + target for target in rows["target"]]
+        answers = [[*i, end] for i in tokenizer(targets, add_special_tokens=False, verbose=False)["input_ids"]]
+        examples = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            ids = prompt if seq2seq else (prompt + answer)[:limit]
+            labels = answer[:limit] if seq2seq else ([IGNORED] * len(prompt) + answer)[:limit]
+            examples.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+        return examples
+
+    def metrics(self, predictions, rows):
+        """Respostas iguais à esperada, de 0 a 1, chrF (Popović, 2015; de 0 a 100) e o número de exemplos."""
+        same = [prediction == target for prediction, target in zip(predictions, rows["target"], strict=True)]
+        chrf = sacrebleu.corpus_chrf(list(predictions), [list(rows["target"])]).score
+        return {"exact": float(np.mean(same)), "chrf": chrf, "n": len(same)}
+
+    def loss_metrics(self, losses, tokenizer, rows):
+        """O que se tira da perda de cada ficha da resposta: média em nats, perplexidade, bits por caractere.
+
+        losses: uma lista de (fichas,), como a de `training.token_losses`.
+        """
+        total, tokens = sum(loss.sum().item() for loss in losses), sum(map(len, losses))
+        characters = sum(map(len, rows["target"]))
+        mean = total / tokens
+        return {"loss": mean, "perplexity": math.exp(mean), "bits": total / math.log(2) / characters, "n": len(losses)}
+
+
+PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\nObjeto: {objeto}\nHabilidade:"
+
+
+class Skill(TextTask):
+    """Escrever uma habilidade da BNCC a partir de componente, ano e objeto de conhecimento."""
+
+    @staticmethod
+    def row(row):
+        return {"input": PROMPT.format(**row), "target": row["text"], "given": row["objeto"]}
+
+
+class Correction(TextTask):
+    """Escrever sem a falha a frase que talvez tenha uma. `kind` é o tipo da falha, None na frase certa."""
+
+    @staticmethod
+    def row(row):
+        given, target = row["text"], row["original"] or row["text"]
+        fields = {"kind": row["kind"], "source": row["source"]}
+        return {"input": f"corrija: {given}", "target": target, "given": given, **fields}
+
+    def metrics(self, predictions, rows):
+        """E, de 0 a 1: falhas mendadas, frases certas deixadas como estavam, falhas mendadas de cada tipo."""
+        right = defaultdict(list)
+        for kind, prediction, target in zip(rows["kind"], predictions, rows["target"], strict=True):
+            for group in (f"mended_{kind}", "mended") if kind else ("kept",):
+                right[group].append(prediction == target)
+        return super().metrics(predictions, rows) | {group: float(np.mean(right[group])) for group in sorted(right)}
+
+    def loss_metrics(self, losses, tokenizer, rows):
+        """E a perda média só nas fichas em que copiar erraria."""
+        changed = [loss[mask] for loss, mask in zip(losses, self.changed(tokenizer, rows))]
+        return super().loss_metrics(losses, tokenizer, rows) | {"loss_changed": torch.cat(changed).mean().item()}
+
+    def changed(self, tokenizer, rows):
+        """Em que fichas da resposta copiar o que foi dado erraria: uma lista de (fichas,), a de fim incluída."""
+        columns = [[self.separator + text for text in rows[column]] for column in ("given", "target")]
+        given, target = (tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in columns)
+        masks = []
+        for old, new in zip(given, target, strict=True):
+            masks.append(torch.zeros(len(new) + 1, dtype=torch.bool))
+            for tag, _, _, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+                if tag != "equal":
+                    masks[-1][first : max(last, first + 1)] = True  # onde algo some, quem copia erra na ficha seguinte
+        return masks
+
+
+class Accents(TextTask):
+    """Devolver os acentos e as cedilhas de uma frase que os perdeu."""
+
+    @staticmethod
+    def row(row):
+        target = row["original"] or row["text"]
+        given = without_accents(target)
+        return {"input": f"acentue: {given}", "target": target, "given": given, "source": row["source"]}
+
+    def metrics(self, predictions, rows):
+        """E, de 0 a 1: palavras com acento que saíram certas, palavras sem acento que saíram outras."""
+        right = {True: [], False: []}  # se a palavra esperada tem acento
+        for prediction, target in zip(predictions, rows["target"], strict=True):
+            expected, got = words(target), words(prediction)
+            plain = [[without_accents(word) for word in found] for found in (got, expected)]
+            same = np.zeros(len(expected), bool)
+            for i, j, size in SequenceMatcher(None, *plain, autojunk=False).get_matching_blocks():
+                same[j : j + size] = [a == b for a, b in zip(got[i : i + size], expected[j : j + size])]
+            for word, bare, ok in zip(expected, plain[1], same):
+                right[word != bare].append(ok)
+        accented = {"accented": float(np.mean(right[True])), "spoilt": 1 - float(np.mean(right[False]))}
+        return super().metrics(predictions, rows) | accented
+
+
+class Paragraphs(TextTask):
+    """Parágrafos que nenhum pré-treino do curso viu: mede-se neles o que um ajuste fez esquecer."""
+
+    separator = ""
+
+    @staticmethod
+    def row(row):
+        return {"input": "", "target": row["paragraph"], "given": "", "source": row["source"]}
+
+    def encode(self, tokenizer, rows, seq2seq=False):
+        if seq2seq:
+            raise ValueError(
+                "Só um modelo que continua textos, como LLaMA, dá a perda de um parágrafo; este o reescreve."
+            )
+        return super().encode(tokenizer, rows)
+
+
+WRITTEN = {  # o que se escreve: de que pasta vêm as linhas, e a classe que faz de cada uma um pedido e uma resposta
+    "habilidade_bncc": ("habilidade_bncc", Skill),
+    "corrija": ("aceitabilidade", Correction),
+    "acentue": ("aceitabilidade", Accents),
+}
+TASKS = (*LABELS, *WRITTEN)
+
+
 def load(name):
     """A tarefa de nome `name`, lida de data/tarefas. Levanta ValueError, com as que existem, se não a conhece."""
-    labels = TASKS[choose("a tarefa", name, TASKS)]
-    folder = DATA / "tarefas" / name
+    if choose("a tarefa", name, TASKS) in LABELS:
+        return Task(name, LABELS[name], **read(DATA / "tarefas" / name))
+    folder, kind = WRITTEN[name]
+    return kind(name, (), **read(DATA / "tarefas" / folder, kind.row))
+
+
+def general_text():
+    """Os parágrafos reservados de data/texto_geral, como uma tarefa que só tem teste: não se treina nela."""
+    return Paragraphs("texto_geral", (), None, None, **read(DATA / "texto_geral", Paragraphs.row))
+
+
+def read(folder, change=None):
+    """{divisão: datasets.Dataset} dos .jsonl de uma pasta; `change` faz de cada linha outra."""
     files = {
         split: paths
         for split in ("train", "validation", "test", "out_of_domain")
@@ -68,10 +243,25 @@ def load(name):
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return Task(name, labels, **datasets.load_dataset("json", data_files=files))
+        splits = datasets.load_dataset("json", data_files=files)
+        if change:  # em memória: o cache de datasets não veria uma mudança nesta casa
+            old = splits[next(iter(files))].column_names
+            splits = splits.map(change, remove_columns=old, keep_in_memory=True, load_from_cache_file=False)
+        return dict(splits)
     finally:
         if not bars:
             datasets.enable_progress_bars()
+
+
+def words(text):
+    """As palavras de um texto, na ordem, sem a pontuação."""
+    return re.findall(r"\w+", text)
+
+
+def without_accents(text):
+    """O texto sem acentos nem cedilhas."""
+    apart = unicodedata.normalize("NFD", text)
+    return unicodedata.normalize("NFC", "".join(c for c in apart if not unicodedata.combining(c)))
 
 
 def majority(task, rows):

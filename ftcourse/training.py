@@ -2,23 +2,27 @@
 
 history = training.train(model, tokenizer, task, lr=5e-4, steps=200)
 history.plot()
-training.evaluate(model, tokenizer, task)       # {"accuracy": …, "mcc": …, "f1": …, "n": …}
+training.evaluate(model, tokenizer, task)       # {"accuracy": …, "mcc": …, "f1": …, "n": …}, ou {"loss": …, …}
+training.generate(model, tokenizer, task, rows) # as respostas, se a tarefa é de escrever
 """
 
 import hashlib
 import io
 import math
 import pickle
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
-from transformers import DataCollatorWithPadding
 
 from ftcourse import modules
 from ftcourse.files import atomic_write
+from ftcourse.tasks import IGNORED
 
 
 @dataclass
@@ -64,7 +68,7 @@ def train(
         )
     groups = by_rate(trained, multipliers or {})
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
-    examples, collate = task.encode(tokenizer, task.train), DataCollatorWithPadding(tokenizer)
+    examples = task.encode(tokenizer, task.train, model.config.is_encoder_decoder)
     if checkpoint:
         settings |= origin(model, examples)
     history, first = History(), 0
@@ -78,7 +82,7 @@ def train(
         if k == 0 or step == first:
             order = batches(lengths, batch_size, seed, epoch)
         torch.manual_seed(1_000_003 * seed + step)  # o dropout também é função de (semente, passo): retomar é exato
-        batch = collate([examples[i] for i in order[k]]).to(model.device)
+        batch = collate(tokenizer, [examples[i] for i in order[k]], model.device)
         model.train()
         loss = model(**batch).loss
         if not loss.isfinite():
@@ -100,7 +104,8 @@ def train(
         history.loss.append(loss.item())
         if eval_every and (step + 1) % eval_every == 0:
             history.evaluations.append({"step": step + 1, **evaluate(model, tokenizer, task, "validation")})
-            bar.set_postfix(acurácia=f"{history.evaluations[-1]['accuracy']:.3f}")
+            name, measure = ("acurácia", "accuracy") if task.labels else ("reservada", "loss")
+            bar.set_postfix({name: f"{history.evaluations[-1][measure]:.3f}"})
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
             tensors = {name: p.detach() for name, p in trained.items()}
             save_state({"settings": settings, "step": step + 1, "history": asdict(history),
@@ -147,26 +152,100 @@ def batches(lengths, batch_size, seed, epoch, pool=20):
     return rng.permutation(order[: len(order) // size * size].reshape(-1, size))
 
 
-@torch.no_grad()
+def collate(tokenizer, examples, device="cpu", side="right"):
+    """Os exemplos num lote, preenchidos até o mais longo: {"input_ids": (B, T), …}; os rótulos, com IGNORED."""
+    fill = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
+    batch = {}
+    for name in examples[0]:
+        values = [torch.tensor(example[name]) for example in examples]
+        one_each = values[0].ndim == 0  # o rótulo de uma classificação
+        batch[name] = torch.stack(values) if one_each else pad_sequence(values, True, fill[name], side)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+@contextmanager
+def measuring(model):
+    """O modelo em modo de avaliação e sem gradientes; na saída, no modo em que estava."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def by_length(tokenizer, examples, model, batch_size, label, side="right"):
+    """Lotes de exemplos de tamanho parecido, com uma barra: (os índices, o lote)."""
+    order = np.argsort([len(example["input_ids"]) for example in examples], kind="stable")
+    for i in tqdm(range(0, len(order), batch_size), desc=label, unit="lote", delay=2, leave=False):
+        chosen = order[i : i + batch_size]
+        yield chosen, collate(tokenizer, [examples[j] for j in chosen], model.device, side)
+
+
 def predict(model, tokenizer, task, rows, batch_size=32):
     """Os logits de cada linha, na ordem delas: (n, classes)."""
-    examples, collate = task.encode(tokenizer, rows), DataCollatorWithPadding(tokenizer)
-    by_length = np.argsort([len(example["input_ids"]) for example in examples], kind="stable")
-    logits, training = torch.empty(len(examples), len(task.labels)), model.training
-    model.eval()
-    for i in tqdm(range(0, len(examples), batch_size), desc="avaliação", unit="lote", delay=2, leave=False):
-        chosen = by_length[i : i + batch_size]
-        batch = collate([examples[j] for j in chosen]).to(model.device)
-        del batch["labels"]
-        logits[chosen] = model(**batch).logits.float().cpu()
-    model.train(training)
+    examples = task.encode(tokenizer, rows)
+    logits = torch.empty(len(examples), len(task.labels))
+    with measuring(model):
+        for chosen, batch in by_length(tokenizer, examples, model, batch_size, "avaliação"):
+            del batch["labels"]
+            logits[chosen] = model(**batch).logits.float().cpu()
     return logits
 
 
-def evaluate(model, tokenizer, task, split="test"):
-    """As métricas da tarefa numa divisão: "train", "validation", "test" ou "out_of_domain"."""
+def token_losses(model, tokenizer, task, rows, batch_size=32):
+    """A perda de cada ficha da resposta, a de fim incluída, em nats: uma lista de (fichas,), na ordem das linhas."""
+    seq2seq = model.config.is_encoder_decoder
+    examples = task.encode(tokenizer, rows, seq2seq)
+    losses = [None] * len(examples)
+    with measuring(model):
+        for chosen, batch in by_length(tokenizer, examples, model, batch_size, "perda"):
+            logits, labels = model(**batch).logits, batch["labels"]  # (B, T, V), (B, T)
+            if not seq2seq:  # em cada posição, a ficha seguinte
+                logits, labels = logits[:, :-1], labels[:, 1:]
+            asked = labels != IGNORED
+            found = F.cross_entropy(logits[asked].float(), labels[asked], reduction="none").cpu()
+            for i, loss in zip(chosen, found.split(asked.sum(1).tolist())):
+                losses[i] = loss
+    return losses
+
+
+def generate(model, tokenizer, task, rows, *, max_new_tokens=160, batch_size=32):
+    """O que o modelo escreve, sempre a ficha mais provável: uma lista de textos, na ordem das linhas.
+
+    Para na ficha de fim, depois de max_new_tokens ou no tamanho do modelo.
+    """
+    seq2seq = model.config.is_encoder_decoder
+    prompts = task.prompts(tokenizer, rows["input"], seq2seq)
+    examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in prompts]
+    settings = {"do_sample": False, "num_beams": 1}
+    settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    answers = [None] * len(examples)
+    # Quem continua o pedido tem de encontrá-lo no fim da linha: o preenchimento vai à esquerda.
+    side = "right" if seq2seq else "left"
+    with measuring(model):
+        for chosen, batch in by_length(tokenizer, examples, model, batch_size, "geração", side):
+            read = 0 if seq2seq else batch["input_ids"].shape[1]
+            room = min(max_new_tokens, tokenizer.model_max_length - read)
+            new = model.generate(**batch, **settings, max_new_tokens=room)[:, read:]
+            for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True)):
+                answers[i] = text.strip()
+    return answers
+
+
+def evaluate(model, tokenizer, task, split="test", generation=False):
+    """As métricas da tarefa numa divisão: "train", "validation", "test" ou "out_of_domain".
+
+    Numa tarefa de escrever, as da perda na resposta; com `generation`, também as do que o modelo escreve, que demoram.
+    """
     rows = getattr(task, split)
-    return task.metrics(predict(model, tokenizer, task, rows).argmax(-1).numpy(), rows["label"])
+    if task.labels:
+        return task.metrics(predict(model, tokenizer, task, rows).argmax(-1).numpy(), rows["label"])
+    measured = task.loss_metrics(token_losses(model, tokenizer, task, rows), tokenizer, rows)
+    if generation:
+        measured |= task.metrics(generate(model, tokenizer, task, rows), rows)
+    return measured
 
 
 def save_state(state, path):

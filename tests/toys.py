@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import datasets
+import tokenizers
 import torch
 import transformers
 
@@ -65,6 +66,59 @@ def toy_task(n=64, name="brinquedo"):
         return datasets.Dataset.from_dict({"text": [" ".join(t) for t in texts], "label": [i % 2 for i in range(n)]})
 
     return tasks.Task(name, ("noite", "dia"), rows(n, 0), rows(n // 2, 1), rows(n // 2, 2))
+
+
+@cache
+def writer_tokenizer(seq2seq):
+    """Um tokenizador minúsculo: BPE de bytes, com uma ficha de fim só, ou Unigram, como o de T5."""
+    end, texts = ("</s>" if seq2seq else "<|fim|>"), [*toy_writing().train["input"], *toy_writing().train["target"]]
+    special = {"special_tokens": ["<pad>", end, "<unk>"], "show_progress": False}
+    if seq2seq:
+        core = tokenizers.Tokenizer(tokenizers.models.Unigram())
+        core.pre_tokenizer, core.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
+        trainer = tokenizers.trainers.UnigramTrainer(vocab_size=120, unk_token="<unk>", **special)
+    else:
+        core = tokenizers.Tokenizer(tokenizers.models.BPE())
+        core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = tokenizers.decoders.ByteLevel()
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        trainer = tokenizers.trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, **special)
+    core.train_from_iterator(texts, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=end, pad_token="<pad>", unk_token="<unk>", model_max_length=64
+    )
+
+
+def toy_writer(seq2seq, seed=0):
+    """(model, tokenizer) de um T5 ou de um LLaMA minúsculos, sorteados, que sabem as letras de toy_writing."""
+    tokenizer = writer_tokenizer(seq2seq)
+    common = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    common |= {"eos_token_id": tokenizer.eos_token_id}
+    if seq2seq:
+        kind, config = transformers.T5ForConditionalGeneration, transformers.T5Config(
+            d_model=32, d_kv=16, d_ff=64, num_heads=2, num_layers=1, decoder_start_token_id=0, dropout_rate=0.1, **common
+        )
+    else:
+        kind, config = transformers.LlamaForCausalLM, transformers.LlamaConfig(
+            hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=1, initializer_range=0.2,
+            max_position_embeddings=64, attention_dropout=0.1, **common,
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(config).eval(), tokenizer
+
+
+@cache
+def toy_writing(n=64):
+    """Uma tarefa de escrever: de uma a quatro palavras, e a resposta é a primeira delas."""
+
+    def rows(n, seed):
+        rng = random.Random(seed)
+        given = [" ".join(rng.choices(WORDS, k=rng.randint(1, 4))) for _ in range(n)]
+        table = {"input": [f"primeira: {text}" for text in given], "given": given}
+        return datasets.Dataset.from_dict(table | {"target": [text.split()[0] for text in given]})
+
+    return tasks.TextTask("escrita", (), rows(n, 0), rows(n // 2, 1), rows(n // 2, 2))
 
 
 def toy_corpus(n, seed=0):
