@@ -77,53 +77,54 @@ class Bigrams:
         return sum(self.log_p(a, b) for a, b in pairwise(tokens))
 
 
-def bigrams(task, rows):
-    """Um corretor de canal ruidoso: das mendas possíveis, a que mais melhora o modelo de bigramas, se melhora bastante.
+def mends(task):
+    """As trocas de palavra que mendam as falhas do treino, com o custo de cada uma, e o de trocar duas vizinhas.
 
-    As mendas são as do treino, palavra por palavra, com o seu custo (quão rara é a falha naquela palavra), e a troca de
-    vizinhas. O que é "bastante" é o corte que deixa mais frases certas na validação.
+    {palavra: {forma: log P(falha)}}, log P(troca de vizinhas): o lado do canal, no canal ruidoso.
     """
-    model = Bigrams(map(TOKEN.findall, task.train["target"]))
-    fixes, seen, swaps = defaultdict(Counter), Counter(), 0
+    fixes, seen, swaps = defaultdict(Counter), Counter(), 1
     for given, target in zip(task.train["given"], task.train["target"]):
         old, new = TOKEN.findall(given), TOKEN.findall(target)
         seen.update(old)
-        different = [i for i, (a, b) in enumerate(zip(old, new)) if a != b]
+        different = [pair for pair in zip(old, new) if pair[0] != pair[1]]
         swaps += len(different) == 2
         if len(old) == len(new) and len(different) == 1:
-            fixes[old[different[0]]][new[different[0]]] += 1
-    total = sum(seen.values())
+            fixes[different[0][0]][different[0][1]] += 1
+    costs = {word: {form: math.log(n / seen[word]) for form, n in forms.items()} for word, forms in fixes.items()}
+    return costs, math.log(swaps / seen.total())
 
-    def best(given):
-        """(ganho, frase mendada) da melhor menda de uma frase."""
-        found = list(TOKEN.finditer(given))
-        tokens = [EDGE, *(match[0] for match in found), EDGE]
-        options = [(-math.inf, given)]
-        for i, match in enumerate(found, start=1):
-            for form, count in fixes[match[0]].items():
-                gain = model.score([tokens[i - 1], form, tokens[i + 1]]) - model.score(tokens[i - 1 : i + 2])
-                options.append(
-                    (gain + math.log(count / seen[match[0]]), given[: match.start()] + form + given[match.end() :])
-                )
-            if i < len(found) and match[0].isalpha() and tokens[i + 1].isalpha():
-                following = found[i]
-                window = [tokens[i - 1], tokens[i + 1], tokens[i], tokens[i + 2]]
-                swapped = following[0] + given[match.end() : following.start()] + match[0]
-                gain = model.score(window) - model.score(tokens[i - 1 : i + 3])
-                options.append(
-                    (gain + math.log(swaps / total), given[: match.start()] + swapped + given[following.end() :])
-                )
-        return max(options)
 
-    tried = [best(given) for given in task.validation["given"]]
-    targets = task.validation["target"]
-    order = sorted(range(len(tried)), key=lambda i: -tried[i][0])
-    # mendar as k de maior ganho: +1 se a menda acerta, −1 se estraga uma frase certa
-    change = [(tried[i][1] == targets[i]) - (task.validation[i]["given"] == targets[i]) for i in order]
-    k = int(np.argmax(np.cumsum([0, *change])))
-    cut = math.inf if k == 0 else tried[order[k - 1]][0]
-    answers = []
-    for given in rows["given"]:
-        gain, mended = best(given)
-        answers.append(mended if gain >= cut else given)
-    return answers
+def best_mend(sentence, model, costs, swap_cost):
+    """(ganho em nats, frase mendada): a menda que mais melhora a frase no modelo, descontado o seu custo."""
+    found = list(TOKEN.finditer(sentence))
+    tokens = [EDGE, *(match[0] for match in found), EDGE]
+    options = [(-math.inf, sentence)]
+    for i, match in enumerate(found, start=1):
+        before, word, after = tokens[i - 1 : i + 2]
+        for form, cost in costs.get(word, {}).items():
+            gain = model.score([before, form, after]) - model.score([before, word, after])
+            options.append((gain + cost, sentence[: match.start()] + form + sentence[match.end() :]))
+        if word.isalpha() and after.isalpha():
+            gain = model.score([before, after, word, tokens[i + 2]]) - model.score(tokens[i - 1 : i + 3])
+            swapped = sentence[: match.start()] + after + sentence[match.end() : found[i].start()] + word
+            options.append((gain + swap_cost, swapped + sentence[found[i].end() :]))
+    return max(options)
+
+
+def bigrams(task, rows):
+    """Um corretor de canal ruidoso: em cada frase a melhor das mendas do treino, se o ganho passa de um corte.
+
+    O corte é o que deixa mais frases certas na validação.
+    """
+    model, channel = Bigrams(map(TOKEN.findall, task.train["target"])), mends(task)
+    tried = []  # (ganho, o que a menda acrescenta às frases certas: 1, 0 ou −1)
+    for given, target in zip(task.validation["given"], task.validation["target"]):
+        gain, mended = best_mend(given, model, *channel)
+        tried.append((gain, (mended == target) - (given == target)))
+    tried.sort(reverse=True)
+    best = int(np.argmax(np.cumsum([change for _, change in tried])))
+    answers = [best_mend(given, model, *channel) for given in rows["given"]]
+    return [mended if gain >= tried[best][0] else given for (gain, mended), given in zip(answers, rows["given"])]
+
+
+BASELINES = {"habilidade_bncc": (echo, retrieval), "corrija": (echo, bigrams), "acentue": (echo, dictionary)}

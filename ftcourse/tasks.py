@@ -141,7 +141,7 @@ class Correction(TextTask):
 
     @staticmethod
     def row(row):
-        given, target = row["text"], row["original"] or row["text"]
+        given, target = composed(row["text"]), composed(row["original"] or row["text"])
         fields = {"kind": row["kind"], "source": row["source"]}
         return {"input": f"corrija: {given}", "target": target, "given": given, **fields}
 
@@ -176,7 +176,7 @@ class Accents(TextTask):
 
     @staticmethod
     def row(row):
-        target = row["original"] or row["text"]
+        target = composed(row["original"] or row["text"])
         given = without_accents(target)
         return {"input": f"acentue: {given}", "target": target, "given": given, "source": row["source"]}
 
@@ -258,10 +258,14 @@ def words(text):
     return re.findall(r"\w+", text)
 
 
+def composed(text):
+    """O texto com cada letra acentuada num caractere só: umas poucas frases publicadas a têm em dois."""
+    return unicodedata.normalize("NFC", text)
+
+
 def without_accents(text):
     """O texto sem acentos nem cedilhas."""
-    apart = unicodedata.normalize("NFD", text)
-    return unicodedata.normalize("NFC", "".join(c for c in apart if not unicodedata.combining(c)))
+    return composed("".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c)))
 
 
 def majority(task, rows):

@@ -1,15 +1,26 @@
 """As tarefas: o que se lê, como vira fichas, as métricas contra contas feitas à mão e as linhas de base."""
 
+import itertools
+import json
+import math
+import unicodedata
+
 import numpy as np
 import pytest
+import sacrebleu
+import tokenizers
 import torch
 import transformers
-from toys import tokenizer, toy_model, toy_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import load_script, tokenizer, toy_model, toy_task, toy_writing, writer_tokenizer
 
-from ftcourse import models, tasks
+from ftcourse import baselines, models, tasks
 from ftcourse.files import DATA
 
 SPLITS = ("train", "validation", "test", "out_of_domain")
+FOLDERS = {name: name for name in tasks.LABELS} | {name: folder for name, (folder, _) in tasks.WRITTEN.items()}
+fast = settings(deadline=None, max_examples=100)
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +32,13 @@ def loaded():
 def test_every_row_of_the_files_is_loaded(loaded, name):
     task = loaded[name]
     for split in SPLITS:
-        lines = sum(p.read_text("utf-8").count("\n") for p in (DATA / "tarefas" / name).rglob(f"{split}.jsonl"))
+        found = (DATA / "tarefas" / FOLDERS[name]).rglob(f"{split}.jsonl")
+        lines = sum(p.read_text("utf-8").count("\n") for p in found)
         rows = getattr(task, split)
         assert (len(rows) if rows else 0) == lines
-        if rows:
+        if rows and not task.labels:
+            assert all(rows["input"]) and all(rows["target"])
+        elif rows:
             assert set(rows["label"]) == set(range(len(task.labels))) and all(rows["text"])
     assert task.name == name and len(task.train) > len(task.test) > 100
 
@@ -116,3 +130,285 @@ def test_the_published_model_prefers_the_sentence_without_the_fault(loaded):
     model, tokenizer = models.load("bert")
     total = [[tasks.surprise(model, tokenizer, row[key])[0].sum() for key in ("original", "text")] for row in faulty]
     assert len(total) == 40 and sum(right < wrong for right, wrong in total) >= 36
+
+
+# ---------------------------------------------------------------- as tarefas de escrever
+
+
+def nfc(text):
+    return unicodedata.normalize("NFC", text)
+
+
+def raw(name):
+    """{divisão: as linhas dos arquivos}"""
+    found = {}
+    for split in SPLITS:
+        files = sorted((DATA / "tarefas" / FOLDERS[name]).rglob(f"{split}.jsonl"))
+        found[split] = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
+    return found
+
+
+@pytest.mark.parametrize("name", tasks.WRITTEN)
+@pytest.mark.parametrize("column", ["input", "target"])
+def test_no_text_is_in_two_splits(loaded, name, column):
+    """O que se pede ou se espera no teste não está no treino, nem de um lado nem do outro."""
+    texts = {split: set(rows[column]) for split in SPLITS if (rows := getattr(loaded[name], split))}
+    for one, other in itertools.permutations(texts, 2):
+        assert not texts[one] & texts[other]
+        if name != "habilidade_bncc":  # um objeto como "Números" pode ser de dois componentes
+            assert not texts[one] & set(getattr(loaded[name], other)["given"])
+
+
+def test_a_skill_is_where_the_classification_has_it_and_no_object_is_in_two_splits(loaded):
+    rows = raw("habilidade_bncc")
+    home = {row["text"]: split for split, part in raw("bncc_componente").items() for row in part}
+    subjects, groups = {}, {}
+    for split, part in rows.items():
+        for row in part:
+            assert home[row["text"]] == split
+            assert groups.setdefault(row["group"], split) == split
+            for subject in row["objeto"].split("; "):
+                assert subjects.setdefault((row["componente"], subject.casefold()), split) == split
+    assert [len(part) for part in rows.values()] == [788, 68, 160, 0]  # as do cartão
+
+
+def test_the_prompt_of_a_skill_says_all_but_the_skill(loaded):
+    row, task_row = raw("habilidade_bncc")["test"][0], loaded["habilidade_bncc"].test[0]
+    assert task_row["input"].splitlines() == [
+        "Escreva uma habilidade da BNCC.", f"Componente: {row['componente']}", f"Ano: {row['ano']}",
+        f"Objeto: {row['objeto']}", "Habilidade:",
+    ]  # fmt: skip
+    assert task_row["target"] == row["text"] and task_row["given"] == row["objeto"]
+
+
+def test_the_correction_of_a_faulty_sentence_is_the_published_one_and_a_right_one_is_left_whole(loaded):
+    for split, known in raw("corrija").items():
+        for row, derived in zip(known, getattr(loaded["corrija"], split), strict=True):
+            row = {name: nfc(value) if isinstance(value, str) else value for name, value in row.items()}
+            assert derived["input"] == "corrija: " + row["text"] and derived["given"] == row["text"]
+            assert derived["kind"] == row["kind"] and (derived["target"] == derived["given"]) == bool(row["label"])
+            assert derived["target"] == (row["text"] if row["label"] else row["original"])
+
+
+def test_the_sentences_without_accents_have_none_and_come_from_right_sentences(loaded):
+    for split, known in raw("acentue").items():
+        for row, derived in zip(known, getattr(loaded["acentue"], split), strict=True):
+            assert derived["target"] == nfc(row["original"] or row["text"])
+            assert not any(map(unicodedata.combining, unicodedata.normalize("NFD", derived["given"])))
+            assert derived["input"] == "acentue: " + derived["given"]
+    assert tasks.without_accents("não sei se você está aí, à toa; Ação 1º") == "nao sei se voce esta ai, a toa; Acao 1º"
+
+
+SEQ2SEQ = pytest.mark.parametrize("seq2seq", [True, False], ids=["t5", "llama"])
+
+
+@SEQ2SEQ
+def test_the_loss_asks_for_the_answer_and_the_end_and_for_nothing_else(seq2seq):
+    task, tokenizer = toy_writing(), writer_tokenizer(seq2seq)
+    end, separator = tokenizer.eos_token_id, "" if seq2seq else " "
+    for row, example in zip(task.train, task.encode(tokenizer, task.train, seq2seq), strict=True):
+        answer = [*tokenizer(separator + row["target"], add_special_tokens=False)["input_ids"], end]
+        prompt = tokenizer(row["input"], add_special_tokens=False)["input_ids"]
+        if seq2seq:
+            assert example["input_ids"] == [*prompt, end] and example["labels"] == answer
+        else:
+            assert example["input_ids"] == [end, *prompt, *answer]
+            assert example["labels"] == [tasks.IGNORED] * (len(prompt) + 1) + answer
+        assert example["attention_mask"] == [1] * len(example["input_ids"])
+        asked = [i for i in example["labels"] if i != tasks.IGNORED]
+        assert tokenizer.decode(asked, skip_special_tokens=True).strip() == row["target"]
+
+
+def test_a_model_with_a_token_of_its_own_for_the_start_reads_it():
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=writer_tokenizer(False).backend_tokenizer, eos_token="<|fim|>", bos_token="<unk>"
+    )
+    [ids] = toy_writing().prompts(tokenizer, ["casa"])
+    assert ids[0] == tokenizer.bos_token_id != tokenizer.eos_token_id
+
+
+@SEQ2SEQ
+def test_what_does_not_fit_is_cut_and_a_prompt_without_room_is_told(seq2seq):
+    task, tokenizer = toy_writing(), writer_tokenizer(seq2seq)
+    [example] = task.encode(tokenizer, {"input": ["casa"], "target": ["casa " * 300]}, seq2seq)
+    assert len(example["labels"]) == 64
+    long = {"input": ["casa " * 300], "target": ["casa"]}
+    if seq2seq:
+        [example] = task.encode(tokenizer, long, seq2seq)
+        assert len(example["input_ids"]) == 64 and example["input_ids"][-1] == tokenizer.eos_token_id
+    else:
+        with pytest.raises(ValueError, match=r"pedido de escrita tem \d+ fichas e o modelo lê 64, .*encurte-o"):
+            task.encode(tokenizer, long)
+
+
+def test_the_metrics_of_a_written_answer_are_the_ones_on_paper():
+    rows = {"target": ["o gato", "a casa", "o céu", "a rua"]}
+    measured = toy_writing().metrics(["o gato", "a caso", "o céu", ""], rows)
+    chrf = sacrebleu.metrics.CHRF().corpus_score(["o gato", "a caso", "o céu", ""], [rows["target"]]).score
+    assert measured == {"exact": 0.5, "chrf": pytest.approx(chrf), "n": 4} and 0 < chrf < 100
+    assert toy_writing().metrics(rows["target"], rows)["chrf"] == pytest.approx(100)
+
+
+def test_the_loss_of_an_answer_in_nats_and_in_bits_a_character():
+    losses = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
+    measured = toy_writing().loss_metrics(losses, None, {"target": ["abc", "d"]})
+    assert measured == pytest.approx({"loss": 2, "perplexity": math.exp(2), "bits": 6 / math.log(2) / 4, "n": 2})
+
+
+def corrections(*rows):
+    """Linhas de corrija: (tipo, dada, esperada)."""
+    return {"kind": [r[0] for r in rows], "given": [r[1] for r in rows], "target": [r[2] for r in rows]}
+
+
+CORRECTION = tasks.Correction("corrija", (), None, None, None)
+ACCENTS = tasks.Accents("acentue", (), None, None, None)
+
+
+def test_mended_and_kept_are_counted_apart_and_by_kind():
+    rows = corrections(
+        ("gênero", "o casa", "a casa"), ("gênero", "a gato", "o gato"), ("ordem", "preto gato o", "o gato preto"),
+        (None, "a rua", "a rua"), (None, "o céu", "o céu"),
+    )  # fmt: skip
+    measured = CORRECTION.metrics(["a casa", "a gato", "preto o gato", "a rua", "a céu"], rows)
+    assert measured.pop("chrf") > 50
+    assert measured == pytest.approx(
+        {"exact": 2 / 5, "n": 5, "mended": 1 / 3, "mended_gênero": 1 / 2, "mended_ordem": 0, "kept": 1 / 2}
+    )
+
+
+@pytest.mark.parametrize(
+    "given, target, marked",
+    [
+        ("a gato preto", "o gato preto", ["o"]),
+        ("o gato preto", "o gato preto", []),
+        ("gato o preto", "o gato preto", ["o", " preto"]),  # o que entrou, e o que vem depois do que saiu
+        ("o a gato", "o gato", [" gato"]),
+    ],
+)
+def test_the_changed_tokens_are_those_that_copying_gets_wrong(given, target, marked):
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=word_level(), eos_token="fim")
+    [mask] = CORRECTION.changed(whole, {"given": [given], "target": [target]})
+    words = [*target.split(), "fim"]
+    assert [w for w, m in zip(words, mask.tolist(), strict=True) if m] == [w.strip() for w in marked]
+
+
+def word_level():
+    """Um tokenizador em que cada palavra é uma ficha."""
+    vocabulary = {word: i for i, word in enumerate(["fim", "a", "o", "gato", "preto"])}
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="fim"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return core
+
+
+def test_the_loss_on_changed_tokens_leaves_the_copied_ones_out():
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=word_level(), eos_token="fim")
+    rows = corrections(("gênero", "a gato preto", "o gato preto"), (None, "o gato", "o gato"))
+    losses = [torch.tensor([5.0, 0.1, 0.1, 0.1]), torch.tensor([0.2, 0.2, 0.2])]
+    measured = CORRECTION.loss_metrics(losses, whole, rows)
+    assert measured["loss_changed"] == 5 and measured["loss"] == pytest.approx(5.9 / 7)
+
+
+WORD = st.text("aáàâãeéêiíoóôõuúücçnlb", min_size=1, max_size=6)
+SENTENCE = st.lists(WORD, min_size=1, max_size=8).map(" ".join)
+SENTENCES = st.lists(SENTENCE, min_size=1, max_size=5).map(lambda texts: [*texts, "é uma ação"])
+
+
+@fast
+@given(SENTENCES)
+def test_who_gives_back_every_accent_is_right_and_who_copies_gives_back_none(targets):
+    rows = {"target": targets}
+    oracle = ACCENTS.metrics(targets, rows)
+    assert (oracle["exact"], oracle["accented"], oracle["spoilt"]) == (1, 1, 0)
+    copied = ACCENTS.metrics([tasks.without_accents(text) for text in targets], rows)
+    assert (copied["accented"], copied["spoilt"]) == (0, 0) and copied["exact"] < 1
+
+
+@fast
+@given(st.lists(SENTENCE, min_size=2, max_size=6), st.data())
+def test_the_more_is_mended_the_better_every_number(targets, data):
+    """Consertar mais uma resposta nunca piora medida alguma."""
+    rows = corrections(*[(data.draw(st.sampled_from([None, "verbo"])), "", target) for target in targets])
+    some = data.draw(st.integers(0, len(targets) - 1))
+    fewer, more = ([*targets[:k], *["zzz"] * (len(targets) - k)] for k in (some, some + 1))
+    worse, better = (CORRECTION.metrics(answers, rows) for answers in (fewer, more))
+    assert worse.keys() == better.keys() and all(worse[k] <= better[k] + 1e-9 for k in worse)
+    assert better["exact"] == pytest.approx((some + 1) / len(targets)) or "zzz" in targets
+
+
+def test_accents_are_counted_word_by_word_even_where_a_word_is_lost():
+    rows = {"target": ["não sei se você está aí", "a mão é sua"]}
+    measured = ACCENTS.metrics(["não sei sé voce está ai", "a mão sua"], rows)
+    # com acento: não, você, está, aí, mão, é → certas não, está e mão; sem: sei, se, a, sua → só "se" se estragou
+    assert (measured["accented"], measured["spoilt"]) == pytest.approx((3 / 6, 1 / 4))
+    assert ACCENTS.metrics(["", ""], rows)["accented"] == 0
+
+
+# ---------------------------------------------------------------- as linhas de base de escrever
+
+
+def measure(loaded, name, baseline):
+    task = loaded[name]
+    return task.metrics(baseline(task, task.test), task.test)
+
+
+def test_retrieval_beats_the_echo_of_the_object(loaded):
+    echo, nearest = (measure(loaded, "habilidade_bncc", b) for b in (baselines.echo, baselines.retrieval))
+    assert nearest["chrf"] > echo["chrf"] + 5 and echo["exact"] == nearest["exact"] == 0
+
+
+def test_copying_mends_nothing_and_the_bigrams_mend_more_than_they_spoil(loaded):
+    copy, bigrams = (measure(loaded, "corrija", b) for b in (baselines.echo, baselines.bigrams))
+    assert (copy["exact"], copy["mended"], copy["kept"]) == (0.5, 0, 1)
+    assert bigrams["exact"] > copy["exact"] + 0.1 and bigrams["mended"] > 0.3 and bigrams["kept"] > 0.8
+    by_kind = [share for name, share in bigrams.items() if name.startswith("mended_")]
+    assert len(by_kind) == 6 and min(by_kind) > 0.2
+
+
+def test_the_dictionary_gives_back_most_accents_and_spoils_almost_nothing(loaded):
+    copy, dictionary = (measure(loaded, "acentue", b) for b in (baselines.echo, baselines.dictionary))
+    assert copy["accented"] == copy["spoilt"] == 0
+    assert dictionary["accented"] > 0.8 and dictionary["spoilt"] < 0.01 and dictionary["exact"] > copy["exact"] + 0.5
+
+
+def test_the_dictionary_keeps_capitals_and_leaves_alone_what_it_does_not_know():
+    task = toy_writing()
+    known = {"input": [], "given": [], "target": ["A ação é à toa", "a casa", "É a ação", "Ana"]}
+    known = known | {"input": known["target"], "given": known["target"]}
+    other = tasks.Accents("acentue", (), task.train.from_dict(known), None, None)
+    answers = baselines.dictionary(other, {"given": ["ACAO e Acao, ana; xicara", "a casa"]})
+    assert answers == ["AÇÃO é Ação, ana; xicara", "a casa"]
+
+
+def test_the_bigrams_are_a_distribution():
+    model = baselines.Bigrams([["a", "casa"], ["a", "rua"], ["o", "gato"], ["a", "casa", "a"]])
+    vocabulary = [*model.before]
+    for first in (baselines.EDGE, "a", "gato", "nunca vista"):
+        total = sum(math.exp(model.log_p(first, second)) for second in vocabulary)
+        assert 0.5 < total <= 1 + 1e-9
+    assert model.log_p("a", "casa") > model.log_p("a", "rua") > model.log_p("a", "gato")
+    assert math.isfinite(model.log_p("a", "jamais"))
+
+
+# ---------------------------------------------------------------- o texto geral
+
+
+def test_the_general_text_was_reserved_by_the_pretraining_and_holds_no_task_sentence():
+    task, script = tasks.general_text(), load_script(DATA / "modelos" / "corpus.py")
+    record = json.loads((DATA / "modelos" / "mini-bert-pt" / "treino.json").read_text("utf-8"))
+    reserved = set(record["corpus"]["held_out"])
+    contamination = script.Contamination(script.task_sentences([DATA / "tarefas"]))
+    assert len(set(task.test["target"])) == len(task.test) == 200
+    for paragraph in task.test["target"]:
+        assert script.is_held_out(paragraph) and script.digest(paragraph) in reserved
+        assert paragraph not in contamination
+    assert set(task.test["source"]) == {"literatura", "documentacao"}
+
+
+def test_the_general_text_asks_for_every_token_and_refuses_a_model_that_rewrites():
+    task, tokenizer = tasks.general_text(), writer_tokenizer(False)
+    rows = {"input": [""], "target": ["casa do gato"]}
+    [example] = task.encode(tokenizer, rows)
+    ids = tokenizer("casa do gato", add_special_tokens=False)["input_ids"]
+    assert example["labels"] == [tasks.IGNORED, *ids, tokenizer.eos_token_id]
+    with pytest.raises(ValueError, match="continua textos, como LLaMA"):
+        task.encode(tokenizer, rows, seq2seq=True)

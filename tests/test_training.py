@@ -15,10 +15,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.optimizers import create_loraplus_optimizer
-from toys import finish, kill, tiny, tiny_batch, tokenizer, toy_model, toy_task, train_toy
+from toys import (
+    finish,
+    kill,
+    shake,
+    tiny,
+    tiny_batch,
+    tokenizer,
+    toy_model,
+    toy_task,
+    toy_writer,
+    toy_writing,
+    train_toy,
+)
 from transformers import DataCollatorWithPadding
 
-from ftcourse import files, lora, methods, modules, training
+from ftcourse import files, lora, methods, modules, tasks, training
 
 TASK = toy_task()
 fast = settings(deadline=None, max_examples=100)
@@ -146,6 +158,131 @@ def test_evaluate_measures_the_split(split):
     measured = training.evaluate(model, tokenizer(), TASK, split)
     assert measured == TASK.metrics(answers, rows["label"]) and measured.keys() == {"accuracy", "mcc", "f1", "n"}
     assert measured["n"] == len(rows)
+
+
+# ---------------------------------------------------------------- tarefas de escrever
+
+WRITING = toy_writing()
+SEQ2SEQ = pytest.mark.parametrize("seq2seq", [True, False], ids=["t5", "llama"])
+
+
+def write(model, tokenizer, steps=6, **options):
+    return training.train(model, tokenizer, WRITING, **({"lr": 5e-3, "batch_size": 8} | options), steps=steps)
+
+
+def test_a_batch_is_the_one_of_transformers():
+    examples = TASK.encode(tokenizer(), TASK.train.select(range(7)))
+    ours, theirs = training.collate(tokenizer(), examples), DataCollatorWithPadding(tokenizer())(examples)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@SEQ2SEQ
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_batch_is_filled_up_to_the_longest_and_the_filling_is_never_asked(seq2seq, side):
+    _, tokenizer = toy_writer(seq2seq)
+    examples = WRITING.encode(tokenizer, WRITING.train.select(range(9)), seq2seq)
+    batch = training.collate(tokenizer, examples, side=side)
+    for name, fill in (("input_ids", tokenizer.pad_token_id), ("attention_mask", 0), ("labels", tasks.IGNORED)):
+        longest = max(len(example[name]) for example in examples)
+        for example, row in zip(examples, batch[name].tolist(), strict=True):
+            filling = [fill] * (longest - len(example[name]))
+            assert row == ([*example[name], *filling] if side == "right" else [*filling, *example[name]])
+            assert name != "input_ids" or len(set(map(len, WRITING.train["input"]))) > 3
+
+
+@SEQ2SEQ
+def test_a_model_learns_to_write_and_the_measures_see_it(seq2seq):
+    model, tokenizer = toy_writer(seq2seq)
+    before = training.evaluate(model, tokenizer, WRITING, "train", generation=True)
+    history = write(model, tokenizer, steps=300, lr=1e-2, eval_every=150)
+    after = training.evaluate(model, tokenizer, WRITING, "train", generation=True)
+    assert before["exact"] == 0 and after["exact"] > 0.3 and after["chrf"] > before["chrf"] + 20
+    assert after["loss"] < before["loss"] / 3 and after["perplexity"] == pytest.approx(np.exp(after["loss"]))
+    assert [e["step"] for e in history.evaluations] == [150, 300] and "exact" not in history.evaluations[0]
+    assert history.plot().get_ylabel().endswith("na validação (nats)") and not model.training
+
+
+@SEQ2SEQ
+def test_the_loss_of_each_answer_is_the_one_of_the_model_alone(seq2seq):
+    model, tokenizer = toy_writer(seq2seq)
+    model.train()
+    losses = training.token_losses(model, tokenizer, WRITING, WRITING.test, batch_size=5)
+    assert model.training
+    model.eval()
+    examples = WRITING.encode(tokenizer, WRITING.test, seq2seq)
+    for example, loss in zip(examples, losses, strict=True):
+        assert len(loss) == sum(label != tasks.IGNORED for label in example["labels"])
+        alone = model(**{name: torch.tensor([ids]) for name, ids in example.items()}).loss
+        assert loss.mean().item() == pytest.approx(alone.item(), rel=1e-5)
+    assert len({len(loss) for loss in losses}) > 1
+    measured = training.evaluate(model, tokenizer, WRITING)
+    assert measured["loss"] == pytest.approx(torch.cat(losses).mean().item())
+    assert measured.keys() == {"loss", "perplexity", "bits", "n"}
+
+
+@torch.no_grad()
+def by_hand(model, tokenizer, prompt, seq2seq, most):
+    """A geração gulosa, uma ficha por vez, sem cache nem lote."""
+    written = []
+    while len(written) < most and (not written or written[-1] != tokenizer.eos_token_id):
+        if seq2seq:
+            start = [model.config.decoder_start_token_id, *written]
+            logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([start])).logits
+        else:
+            logits = model(input_ids=torch.tensor([[*prompt, *written]])).logits
+        written.append(logits[0, -1].argmax().item())
+    return tokenizer.decode(written, skip_special_tokens=True).strip()
+
+
+@SEQ2SEQ
+def test_what_is_written_in_batches_is_what_is_written_one_token_at_a_time(seq2seq):
+    model, tokenizer = toy_writer(seq2seq)
+    shake(model)  # sem isso, a resposta seria quase a mesma para todos
+    answers = training.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6, batch_size=5)
+    prompts = WRITING.prompts(tokenizer, WRITING.test["input"], seq2seq)
+    assert answers == [by_hand(model, tokenizer, prompt, seq2seq, 6) for prompt in prompts]
+    assert len(set(map(len, prompts))) > 3 and len(set(answers)) > 3
+
+
+def test_it_stops_where_the_model_stops_reading(caplog):
+    model, tokenizer = toy_writer(seq2seq=False)
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] = 0
+        model.lm_head.weight[tokenizer.convert_tokens_to_ids("a")] += 5 * model.model.norm.weight
+    model.generation_config.eos_token_id = None
+    rows = {"input": ["a" * 40, "a"]}
+    long, short = training.generate(model, tokenizer, WRITING, rows, max_new_tokens=500)
+    assert len(tokenizer(rows["input"][0])["input_ids"]) + 1 + len(tokenizer(long)["input_ids"]) <= 64
+    assert short and not caplog.records
+
+
+@SEQ2SEQ
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_writer_interrupted_resumes_to_the_same_numbers(tmp_path, monkeypatch, seq2seq, method):
+    path = tmp_path / "c.pt"
+
+    def start(seed=0):
+        model, tokenizer = toy_writer(seq2seq, seed)
+        return methods.apply(model, method), tokenizer
+
+    whole = start()
+    first = write(*whole, eval_every=2)
+    save = training.save_state
+
+    def save_and_stop(state, path):
+        save(state, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_state", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        write(*start(), eval_every=2, checkpoint=path, checkpoint_every=4)
+    monkeypatch.undo()
+    again = start()
+    assert write(*again, eval_every=2, checkpoint=path) == first
+    assert same(snapshot(again[0]), snapshot(whole[0])) == snapshot(whole[0]).keys()
+    with pytest.raises(ValueError, match=r"difere em task, task\.train\. Apague-o"):
+        other = replace(WRITING, name="outra", train=WRITING.test)
+        training.train(*start(), other, lr=5e-3, batch_size=8, steps=6, eval_every=2, checkpoint=path)
 
 
 # ---------------------------------------------------------------- morrer e retomar

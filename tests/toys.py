@@ -71,19 +71,22 @@ def toy_task(n=64, name="brinquedo"):
 @cache
 def writer_tokenizer(seq2seq):
     """Um tokenizador minúsculo: BPE de bytes, com uma ficha de fim só, ou Unigram, como o de T5."""
-    end, texts = ("</s>" if seq2seq else "<|fim|>"), [*toy_writing().train["input"], *toy_writing().train["target"]]
-    special = {"special_tokens": ["<pad>", end, "<unk>"], "show_progress": False}
+    end, texts = ("</s>" if seq2seq else "<|fim|>"), [*toy_writing().train["input"], *WORDS]
+    special = ["<pad>", end, "<unk>"]
     if seq2seq:
-        core = tokenizers.Tokenizer(tokenizers.models.Unigram())
+        pieces = {f"▁{word}" for text in texts for word in text.split()} | set("▁".join(texts))
+        scores = [(piece, -1.0 - (len(piece) == 1)) for piece in (*special, *sorted(pieces))]
+        core = tokenizers.Tokenizer(tokenizers.models.Unigram(scores, unk_id=2))
         core.pre_tokenizer, core.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
-        trainer = tokenizers.trainers.UnigramTrainer(vocab_size=120, unk_token="<unk>", **special)
     else:
         core = tokenizers.Tokenizer(tokenizers.models.BPE())
         core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = tokenizers.decoders.ByteLevel()
         alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-        trainer = tokenizers.trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, **special)
-    core.train_from_iterator(texts, trainer)
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=320, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+        )
+        core.train_from_iterator(texts, trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=end, pad_token="<pad>", unk_token="<unk>", model_max_length=64
     )
@@ -95,14 +98,14 @@ def toy_writer(seq2seq, seed=0):
     common = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     common |= {"eos_token_id": tokenizer.eos_token_id}
     if seq2seq:
-        kind, config = transformers.T5ForConditionalGeneration, transformers.T5Config(
-            d_model=32, d_kv=16, d_ff=64, num_heads=2, num_layers=1, decoder_start_token_id=0, dropout_rate=0.1, **common
-        )
+        kind, sizes = transformers.T5ForConditionalGeneration, {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2}
+        config = transformers.T5Config(num_layers=1, decoder_start_token_id=0, dropout_rate=0.1, **sizes, **common)
     else:
-        kind, config = transformers.LlamaForCausalLM, transformers.LlamaConfig(
-            hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=1, initializer_range=0.2,
-            max_position_embeddings=64, attention_dropout=0.1, **common,
-        )
+        kind, sizes = transformers.LlamaForCausalLM, {"hidden_size": 32, "intermediate_size": 64}
+        config = transformers.LlamaConfig(
+            num_attention_heads=2, num_hidden_layers=1, initializer_range=0.2, max_position_embeddings=64,
+            attention_dropout=0.1, **sizes, **common,
+        )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return kind(config).eval(), tokenizer
@@ -110,13 +113,14 @@ def toy_writer(seq2seq, seed=0):
 
 @cache
 def toy_writing(n=64):
-    """Uma tarefa de escrever: de uma a quatro palavras, e a resposta é a primeira delas."""
+    """Uma tarefa de escrever: de uma a quatro palavras, e a resposta é a primeira metade delas."""
 
     def rows(n, seed):
         rng = random.Random(seed)
         given = [" ".join(rng.choices(WORDS, k=rng.randint(1, 4))) for _ in range(n)]
-        table = {"input": [f"primeira: {text}" for text in given], "given": given}
-        return datasets.Dataset.from_dict(table | {"target": [text.split()[0] for text in given]})
+        table = {"input": [f"metade: {text}" for text in given], "given": given}
+        halves = [" ".join(text.split()[: (len(text.split()) + 1) // 2]) for text in given]
+        return datasets.Dataset.from_dict(table | {"target": halves})
 
     return tasks.TextTask("escrita", (), rows(n, 0), rows(n // 2, 1), rows(n // 2, 2))
 

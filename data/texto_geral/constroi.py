@@ -2,7 +2,7 @@
 
     python data/texto_geral/constroi.py CORPUS [DESTINO]
 
-CORPUS é a pasta de textos do pré-treino. Saem dela só parágrafos que ele reservou (`is_held_out`, em pretreina.py), sem
+CORPUS é a pasta de textos do pré-treino. Saem dela só parágrafos que ele reservou (`is_held_out`, em corpus.py), sem
 frase de tarefa, e só de onde a licença deixa republicar um parágrafo solto.
 """
 
@@ -21,7 +21,7 @@ SOURCES = {"literatura": None, "documentacao": 70_000}
 
 def build(corpus):
     """As linhas, EACH de cada fonte: os parágrafos reservados de resumo menor, na ordem do resumo."""
-    rules = SimpleNamespace(**runpy.run_path(str(DATA / "modelos" / "pretreina.py")))
+    rules = SimpleNamespace(**runpy.run_path(str(DATA / "modelos" / "corpus.py")))
     contamination = rules.Contamination(rules.task_sentences([DATA / "tarefas"]))
     rows = []
     for source, end in SOURCES.items():
