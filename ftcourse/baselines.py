@@ -128,3 +128,23 @@ def bigrams(task, rows):
 
 
 BASELINES = {"habilidade_bncc": (echo, retrieval), "corrija": (echo, bigrams), "acentue": (echo, dictionary)}
+NAMES = {
+    "echo": "devolver o que foi dado", "retrieval": "o pedido mais parecido do treino",
+    "bigrams": "bigramas e canal ruidoso", "dictionary": "a forma mais comum no treino",
+}  # fmt: skip
+MEASURES = {
+    "exact": "iguais à esperada", "chrf": "chrF", "mended": "falhas mendadas", "kept": "certas inteiras",
+    "accented": "palavras com acento", "spoilt": "sem acento, estragadas",
+}  # fmt: skip
+
+
+def markdown(task):
+    """A tabela do cartão: o que cada linha de base da tarefa tem no teste."""
+    measured = {b.__name__: task.metrics(b(task, task.test), task.test) for b in BASELINES[task.name]}
+    columns = [name for name in next(iter(measured.values())) if name != "n"]
+    heads = [MEASURES.get(name, name.removeprefix("mended_")) for name in columns]
+    lines = [f"| no teste | {' | '.join(heads)} |", "|---|" + "---:|" * len(columns)]
+    for name, metrics in measured.items():
+        cells = [f"{metrics[c]:.{1 if c == 'chrf' else 3}f}".replace(".", ",") for c in columns]
+        lines.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)

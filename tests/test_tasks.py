@@ -412,3 +412,9 @@ def test_the_general_text_asks_for_every_token_and_refuses_a_model_that_rewrites
     assert example["labels"] == [tasks.IGNORED, *ids, tokenizer.eos_token_id]
     with pytest.raises(ValueError, match="continua textos, como LLaMA"):
         task.encode(tokenizer, rows, seq2seq=True)
+
+
+@pytest.mark.parametrize("name", tasks.WRITTEN)
+def test_the_table_of_the_card_is_the_measured_one(loaded, name):
+    card = (DATA / "tarefas" / name / "README.md").read_text("utf-8")
+    assert baselines.markdown(loaded[name]) in card
