@@ -25,12 +25,15 @@ import scipy.stats
 import torch
 from tqdm.auto import tqdm
 
-from ftcourse import environment, methods, models, modules, tasks, training
+from ftcourse import baselines, environment, methods, models, modules, tasks, training
 from ftcourse.files import DATA, write_jsonl
 
-STEPS = {"aceitabilidade": 1_350}  # umas três épocas
+FAMILY = {"aceitabilidade": "bert", "habilidade_bncc": "llama", "corrija": "t5", "acentue": "t5"}
+STEPS = {  # por execução: umas três épocas nas duas primeiras; nas outras, o que cabe em seis minutos de um núcleo
+    "aceitabilidade": 1_350, "habilidade_bncc": 75, "corrija": 700, "acentue": 700,
+}  # fmt: skip
 BATCH = 32
-SEEDS = range(5)
+SEEDS = {"aceitabilidade": range(5)} | {name: range(3) for name in tasks.WRITTEN}
 TECHNIQUES = {  # a técnica e os seus ajustes
     "full": ("full", {}),
     "head": ("head", {}),
@@ -41,18 +44,28 @@ TECHNIQUES = {  # a técnica e os seus ajustes
     "lora_r64_a128": ("lora", {"r": 64, "lora_alpha": 128}),
     "random": ("full", {}),  # a partir de pesos sorteados
 }
-RATES = {  # a taxa sai da validação, com a semente 0 e todos os passos: a melhor de um treino curto é alta demais
+# A taxa sai da validação, com a semente 0 e todos os passos: a melhor de um treino curto é alta demais.
+RATES = {
     "full": (2e-4, 5e-4, 1e-3, 2e-3),
     "head": (3e-4, 1e-3, 3e-3),
     "lora": (5e-4, 1e-3, 2e-3, 5e-3),
     "random": (2e-5, 1e-4),
 }
+WRITTEN_RATES = {"full": (5e-4, 1e-3), "lora": (2e-3, 5e-3), "random": (5e-4, 1e-3)}  # onde se escreve
 SAME_RATE = {"lora_r1": "lora"}  # não teve busca própria, e a tabela o diz
 PROBES = (("full", 2), ("lora", 2), ("lora_r64", 1), ("lora_r64_a128", 1), ("lora_r1", 1), ("lora_r1_a16", 1))
-BASELINES = ("majority", "tfidf", "without_labels")
+BASELINES = {"aceitabilidade": ("majority", "tfidf", "without_labels")} | {
+    name: (*(baseline.__name__ for baseline in known), "zero_shot") for name, known in baselines.BASELINES.items()
+}
+MEASURES = {  # as duas da tabela; a primeira é a da figura
+    "aceitabilidade": ("accuracy", "mcc"), "habilidade_bncc": ("chrf", "loss"), "corrija": ("exact", "mended"),
+    "acentue": ("exact", "accented"),
+}  # fmt: skip
 NAMES = {
     "majority": "classe majoritária",
     "tfidf": "TF-IDF e regressão logística",
+    **baselines.NAMES,
+    "zero_shot": "o modelo pré-treinado, sem ajuste",
     "random": "ajuste completo, pesos sorteados",
     "head": "só a cabeça, modelo congelado",
     "without_labels": "excesso de espanto, só o corte usa rótulos",
@@ -61,6 +74,8 @@ NAMES = {
     "full": "ajuste completo",
 }
 SOURCES = {"aceitabilidade": {"ajuda": "ajuda", "noticias": "notícias", "curriculo": "currículo, fora do domínio"}}
+SOURCES |= {"corrija": SOURCES["aceitabilidade"], "acentue": SOURCES["aceitabilidade"]}
+SOURCES |= {"habilidade_bncc": {"bncc": "BNCC"}}
 COSTS = DATA / "resultados" / "custo.jsonl"
 FALSE_ALARM = "alarme falso"
 
@@ -82,20 +97,44 @@ def sources_of(task, known):
     return np.array(known["source"] if "source" in known.column_names else [*SOURCES[task.name]] * len(known))
 
 
+def trained(task, variant, lr, steps, seed):
+    """(modelo, tokenizador) de uma variante, já treinado; "zero_shot" é o que sai do pré-treino."""
+    model, tokenizer = models.load(FAMILY[task.name], task, pretrained=variant != "random", seed=seed or 0)
+    if variant != "zero_shot":
+        technique, settings = TECHNIQUES[variant]
+        methods.apply(model, technique, seed=seed, **settings)
+        training.train(model, tokenizer, task, lr=lr, steps=steps, batch_size=BATCH, seed=seed)
+    return model, tokenizer
+
+
 def predictions(task, split, variant, lr, steps, seed):
     """O que uma variante responde numa divisão: (n,) rótulos."""
     known = rows(task, split)
-    if variant == "majority":
-        return tasks.majority(task, known)
-    if variant == "tfidf":
-        return tasks.tfidf(task, known)
     if variant == "without_labels":
         return without_labels(task, known)
-    technique, settings = TECHNIQUES[variant]
-    model, tokenizer = models.load("bert", task, pretrained=variant != "random", seed=seed)
-    methods.apply(model, technique, seed=seed, **settings)
-    training.train(model, tokenizer, task, lr=lr, steps=steps, batch_size=BATCH, seed=seed)
-    return training.predict(model, tokenizer, task, known).argmax(-1).numpy()
+    if variant in BASELINES[task.name]:
+        return getattr(tasks, variant)(task, known)
+    return training.predict(*trained(task, variant, lr, steps, seed), task, known).argmax(-1).numpy()
+
+
+def written(task, split, variant, lr, steps, seed):
+    """O que uma variante escreve numa divisão e o que o modelo perde nela: (respostas, {fonte: medidas da perda}).
+
+    Na validação, que só escolhe a taxa, nada se escreve: gerar levaria mais que treinar. Num modelo que continua textos
+    mede-se também a perda no texto geral, que diz o que o ajuste fez esquecer.
+    """
+    known = rows(task, split)
+    if variant in baselines.NAMES:
+        return getattr(baselines, variant)(task, known), {}
+    model, tokenizer = trained(task, variant, lr, steps, seed)
+    losses, sources = training.token_losses(model, tokenizer, task, known), sources_of(task, known)
+    measured, general = {}, {}
+    if not model.config.is_encoder_decoder:
+        general = {"general_loss": training.evaluate(model, tokenizer, tasks.general_text())["loss"]}
+    for source in dict.fromkeys(sources.tolist()):
+        places = np.flatnonzero(sources == source)
+        measured[source] = task.loss_metrics([losses[i] for i in places], tokenizer, known.select(places)) | general
+    return training.generate(model, tokenizer, task, known) if split == "test" else None, measured
 
 
 def without_labels(task, known, calibration=600):
@@ -112,24 +151,36 @@ def run(job):
     torch.set_num_threads(1)
     started = time.perf_counter()
     task = tasks.load(job["task"])
-    answers = predictions(task, **{k: v for k, v in job.items() if k != "task"})
+    settings = {k: v for k, v in job.items() if k != "task"}
     known = rows(task, job["split"])
-    sources, labels = sources_of(task, known), np.array(known["label"])
-    metrics = {s: task.metrics(answers[sources == s], labels[sources == s]) for s in dict.fromkeys(sources.tolist())}
+    answers, metrics = (predictions(task, **settings), {}) if task.labels else written(task, **settings)
+    if answers is not None:
+        metrics = {source: metrics.get(source, {}) | m for source, m in measure(task, known, answers).items()}
     return {
         **job,
         "settings": settings_of(job["variant"]),
         "metrics": {s: {k: round(v, 4) for k, v in m.items()} for s, m in metrics.items()},
         "seconds": round(time.perf_counter() - started),
-        "predictions": "".join(map(str, answers)),
+        "predictions": "".join(map(str, answers)) if task.labels else answers,
         "data": fingerprint(known),
         "environment": environment.describe(),
     }
 
 
+def measure(task, known, answers):
+    """As métricas de umas respostas às linhas `known`, por fonte: {fonte: {medida: valor}}."""
+    sources, measured = sources_of(task, known), {}
+    for source in dict.fromkeys(sources.tolist()):
+        places = np.flatnonzero(sources == source)
+        given, chosen = [answers[i] for i in places], known.select(places)
+        measured[source] = task.metrics(given, chosen["label"] if task.labels else chosen)
+    return measured
+
+
 def fingerprint(known):
     """Um resumo das frases avaliadas, com que um teste confere se o resultado gravado é dos dados de hoje."""
-    return hashlib.sha256("\n".join(known["text"]).encode()).hexdigest()[:12]
+    columns = ("text",) if "text" in known.column_names else ("input", "target")
+    return hashlib.sha256("\n".join(line for c in columns for line in known[c]).encode()).hexdigest()[:12]
 
 
 def settings_of(variant):
@@ -155,27 +206,35 @@ def load(task):
 def sweep(task):
     """Os trabalhos que escolhem a taxa de cada variante."""
     common = {"task": task, "split": "validation", "steps": STEPS[task], "seed": 0}
-    return [{**common, "variant": variant, "lr": lr} for variant, rates in RATES.items() for lr in rates]
+    rates = WRITTEN_RATES if task in tasks.WRITTEN else RATES
+    return [{**common, "variant": variant, "lr": lr} for variant, tried in rates.items() for lr in tried]
 
 
 def swept(task):
-    """Um DataFrame com o que cada taxa deu na validação: variante, taxa e a acurácia média entre as fontes."""
-    planned = set(map(key, sweep(task)))
+    """Um DataFrame com o que cada taxa deu na validação: variante, taxa e a medida que escolhe, média entre as fontes.
+
+    Escolhe a acurácia, ou a perda na resposta onde se escreve.
+    """
+    name, planned = ("loss" if task in tasks.WRITTEN else "accuracy"), set(map(key, sweep(task)))
     done = [r for r in load(task) if key(r) in planned]
-    mean = [np.mean([m["accuracy"] for m in r["metrics"].values()]) for r in done]
-    table = {"variant": [r["variant"] for r in done], "lr": [r["lr"] for r in done], "accuracy": mean}
+    mean = [np.mean([m[name] for m in r["metrics"].values()]) for r in done]
+    table = {"variant": [r["variant"] for r in done], "lr": [r["lr"] for r in done], name: mean}
     return pd.DataFrame(table).sort_values(["variant", "lr"], ignore_index=True)
 
 
 def best_rates(task):
-    """A taxa de cada variante que treina, a de maior acurácia na validação: {variante: taxa}."""
+    """A taxa de cada variante que treina, a de maior acurácia, ou menor perda, na validação: {variante: taxa}."""
     table = swept(task)
-    best = table.loc[table.groupby("variant")["accuracy"].idxmax()].set_index("variant")["lr"].to_dict()
-    return best | {variant: best[other] for variant, other in SAME_RATE.items() if other in best}
+    score = table["accuracy"] if "accuracy" in table else -table["loss"]
+    best = table.loc[score.groupby(table["variant"]).idxmax()].set_index("variant")["lr"].to_dict()
+    same = {} if task in tasks.WRITTEN else SAME_RATE
+    return best | {variant: best[other] for variant, other in same.items() if other in best}
 
 
 def explanations(task):
     """Os trabalhos que separam explicações, na validação e com a semente 0: mais passos, mais posto, outro α."""
+    if task in tasks.WRITTEN:
+        return []
     rates, common = best_rates(task), {"task": task, "split": "validation", "seed": 0}
     return [
         {**common, "variant": variant, "lr": rates[variant.partition("_")[0]], "steps": times * STEPS[task]}
@@ -194,11 +253,11 @@ def explained(task):
 
 
 def final(task):
-    """Os trabalhos da tabela: as linhas de base, que não têm semente, e cinco sementes de cada variante na sua taxa."""
+    """Os trabalhos da tabela: as linhas de base, que não têm semente, e as sementes de cada variante na sua taxa."""
     common = {"task": task, "split": "test"}
-    jobs = [{**common, "variant": variant, "lr": None, "steps": None, "seed": None} for variant in BASELINES]
+    jobs = [{**common, "variant": variant, "lr": None, "steps": None, "seed": None} for variant in BASELINES[task]]
     for variant, lr in best_rates(task).items():
-        jobs += [{**common, "variant": variant, "lr": lr, "steps": STEPS[task], "seed": seed} for seed in SEEDS]
+        jobs += [{**common, "variant": variant, "lr": lr, "steps": STEPS[task], "seed": seed} for seed in SEEDS[task]]
     return jobs
 
 
@@ -262,19 +321,21 @@ def interval(values):
 
 
 def summary(task):
-    """Um DataFrame com uma linha por (variante, fonte): média e meio intervalo de acurácia e MCC, sementes e n."""
+    """Um DataFrame com uma linha por (variante, fonte): média e meio intervalo das duas medidas, sementes e n."""
     done, table = tested(task), []
     for variant in NAMES:
         runs = [r["metrics"] for r in done if r["variant"] == variant]
         for source in SOURCES[task] if runs else ():
-            accuracy, mcc = (interval([m[source][k] for m in runs]) for k in ("accuracy", "mcc"))
-            table.append((variant, source, *accuracy, *mcc, len(runs), runs[0][source]["n"]))
-    columns = ["variant", "source", "accuracy", "accuracy_half", "mcc", "mcc_half", "seeds", "n"]
-    return pd.DataFrame(table, columns=columns)
+            row = {"variant": variant, "source": source}
+            for name in MEASURES[task]:
+                row[name], row[f"{name}_half"] = interval([m[source].get(name, np.nan) for m in runs])
+            table.append(row | {"seeds": len(runs), "n": runs[0][source]["n"]})
+    halves = [column for name in MEASURES[task] for column in (name, f"{name}_half")]
+    return pd.DataFrame(table, columns=["variant", "source", *halves, "seeds", "n"])
 
 
 def difference(task, one, other):
-    """Quanto a acurácia de uma variante fica acima da de outra, por fonte: média e meio intervalo de 95 %.
+    """Quanto uma variante fica acima de outra na primeira medida, por fonte: média e meio intervalo de 95 %.
 
     As diferenças são semente a semente: a mesma semente dá às duas a mesma cabeça inicial e a mesma ordem das frases.
     """
@@ -282,7 +343,7 @@ def difference(task, one, other):
     seeds = sorted(seed for variant, seed in runs if variant == one and (other, seed) in runs)
     table = {}
     for source in SOURCES[task]:
-        pairs = [(runs[one, s][source]["accuracy"], runs[other, s][source]["accuracy"]) for s in seeds]
+        pairs = [[runs[variant, s][source][MEASURES[task][0]] for variant in (one, other)] for s in seeds]
         table[source] = interval([a - b for a, b in pairs])
     return pd.DataFrame(table, index=["difference", "half"]).T
 
@@ -307,13 +368,15 @@ def by_kind(variant="full"):
 
 
 def markdown(task):
-    """A tabela dos resultados: acurácia, com o intervalo de 95 % das cinco sementes, e MCC entre parênteses."""
-    table, sources = summary(task).set_index(["variant", "source"]), SOURCES[task]
+    """A tabela dos resultados: a primeira medida, com o intervalo de 95 %, e a segunda entre parênteses."""
+    table, sources, (first, second) = summary(task).set_index(["variant", "source"]), SOURCES[task], MEASURES[task]
+    digits = 1 if first == "chrf" else 3
 
     def cell(variant, source):
         row = table.loc[variant, source]
-        spread = "" if np.isnan(row.accuracy_half) else f" ± {row.accuracy_half:.3f}"
-        return f"{row.accuracy:.3f}{spread} ({row.mcc:.2f})".replace(".", ",")
+        spread = "" if np.isnan(row[f"{first}_half"]) else f" ± {row[f'{first}_half']:.{digits}f}"
+        beside = "" if np.isnan(row[second]) else f" ({row[second]:.2f})"
+        return f"{row[first]:.{digits}f}{spread}{beside}".replace(".", ",")
 
     lines = ["| | " + " | ".join(sources.values()) + " |", "|---|" + "---|" * len(sources)]
     variants = [v for v in NAMES if v in table.index]
@@ -324,8 +387,9 @@ def publish(task):
     """Redesenha a figura dos resultados e, no README do clone, reescreve a tabela da tarefa."""
     from ftcourse import plots
 
-    figure = plots.intervals(summary(task), NAMES, SOURCES[task]).figure
-    figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
+    if task not in tasks.WRITTEN:
+        figure = plots.intervals(summary(task), NAMES, SOURCES[task]).figure
+        figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
     write_table(task, markdown(task))
 
 
@@ -412,7 +476,7 @@ def costs():
 def main():
     for task in STEPS:
         execute(task, sweep(task), "taxas, na validação")
-        execute(task, final(task), "cinco sementes, no teste")
+        execute(task, final(task), f"{len(SEEDS[task])} sementes, no teste")
         publish(task)
         print(markdown(task))
         if "tudo" in sys.argv:

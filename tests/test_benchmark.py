@@ -1,13 +1,17 @@
 """A bancada: o que já foi medido não se mede de novo, e o que está publicado se refaz a partir das previsões."""
 
+import copy
 import json
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from toys import toy_writer
 
 from ftcourse import benchmark, tasks
 from ftcourse.files import DATA
@@ -149,16 +153,77 @@ def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path, monkeypatch):
     assert readme.read_text("utf-8") == text.replace("velha", "nova")
 
 
+# ---------------------------------------------------------------- as tarefas de escrever
+
+SAMPLE = 6  # linhas de cada ponta de uma divisão
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """As tarefas de escrever, cortadas, e os modelos de brinquedo no lugar dos publicados."""
+    load = tasks.load
+
+    def cut(name):
+        task = load(name)
+        splits = {part: getattr(task, part) for part in ("train", "validation", "test", "out_of_domain")}
+        ends = [*range(SAMPLE), *range(-SAMPLE, 0)]  # as duas fontes, onde há duas
+        return replace(task, **{part: rows and rows.select(np.mod(ends, len(rows))) for part, rows in splits.items()})
+
+    def tiny(family, task, pretrained=True, seed=0):
+        model, tokenizer = toy_writer(family == "t5", seed=seed + 10 * pretrained)
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.model_max_length = 512
+        return model, tokenizer
+
+    general = tasks.general_text()
+    monkeypatch.setattr(tasks, "load", cut)
+    monkeypatch.setattr(tasks, "general_text", lambda: replace(general, test=general.test.select(range(3))))
+    monkeypatch.setattr(benchmark.models, "load", tiny)
+    monkeypatch.setattr(benchmark, "STEPS", dict.fromkeys(benchmark.STEPS, 2))
+    monkeypatch.setattr(benchmark, "BATCH", 4)
+
+
+@pytest.mark.parametrize("name", tasks.WRITTEN)
+def test_the_plan_of_a_written_task_runs_and_gives_its_table(results, small, name):
+    """O plano inteiro, em dois passos: a taxa sai da perda na validação, e a tabela tem de tudo uma linha."""
+    first, _ = benchmark.MEASURES[name]
+    sweep = [benchmark.run(job) for job in benchmark.sweep(name)]
+    assert all(r["predictions"] is None and first not in r["metrics"][s] for r in sweep for s in r["metrics"])
+    benchmark.write_jsonl(benchmark.path(name), sweep)
+    losses = {(r["variant"], r["lr"]): np.mean([m["loss"] for m in r["metrics"].values()]) for r in sweep}
+    best = benchmark.best_rates(name)
+    assert best.keys() == {"full", "lora", "random"} and benchmark.explanations(name) == []
+    assert all(losses[v, lr] == min(loss for (w, _), loss in losses.items() if w == v) for v, lr in best.items())
+
+    jobs = benchmark.final(name)
+    seeds = dict.fromkeys(benchmark.BASELINES[name], 1) | dict.fromkeys(best, 3)
+    assert Counter(job["variant"] for job in jobs) == seeds
+    done = [benchmark.run(job) for job in jobs if job["seed"] in (None, 0)]
+    benchmark.write_jsonl(benchmark.path(name), sweep + done)
+    assert {first, "n"} <= set.intersection(*(set(m) for r in done for m in r["metrics"].values()))
+    by_variant = {r["variant"]: r["metrics"] for r in done}
+    general = {v for v, metrics in by_variant.items() if any("general_loss" in m for m in metrics.values())}
+    assert general == ({"zero_shot", *best} if benchmark.FAMILY[name] == "llama" else set())
+    table = benchmark.summary(name)
+    assert set(table["variant"]) == set(by_variant) and set(table["source"]) == set(benchmark.SOURCES[name])
+    assert len(benchmark.markdown(name).splitlines()) == 2 + len(by_variant)
+    task = tasks.load(name)
+    for r in done:
+        measured = benchmark.measure(task, benchmark.rows(task, "test"), r["predictions"])
+        assert all(r["metrics"][s][k] == pytest.approx(v, abs=6e-5) for s, m in measured.items() for k, v in m.items())
+
+
 # ---------------------------------------------------------------- o que está publicado
 
 
 @each_task
-def test_every_variant_ran_with_five_seeds_and_its_best_rate(name):
+def test_every_variant_ran_with_all_its_seeds_and_its_best_rate(name):
     done = benchmark.load(name)
     planned = benchmark.sweep(name) + benchmark.explanations(name) + benchmark.final(name)
     assert sorted(str(benchmark.key(r)) for r in done) == sorted(str(benchmark.key(job)) for job in planned)
     for variant in benchmark.best_rates(name):
-        assert sorted(r["seed"] for r in done if (r["variant"], r["split"]) == (variant, "test")) == [0, 1, 2, 3, 4]
+        seeds = sorted(r["seed"] for r in done if (r["variant"], r["split"]) == (variant, "test"))
+        assert seeds == [*benchmark.SEEDS[name]]
     assert all(r["environment"][fact] for r in done for fact in ("commit", "torch", "transformers", "processor"))
 
 
@@ -170,12 +235,14 @@ def test_the_metrics_are_those_of_the_predictions_on_todays_data(name):
         assert r["data"] == benchmark.fingerprint(known), (
             f"{benchmark.key(r)} mediu outros dados: apague essa linha e rode make bancada"
         )
-        answers, labels = np.array([*map(int, r["predictions"])]), np.array(known["label"])
-        sources = benchmark.sources_of(task, known)
-        assert r["metrics"].keys() == set(sources)
-        for source, stored in r["metrics"].items():
-            chosen = sources == source
-            assert stored == pytest.approx(task.metrics(answers[chosen], labels[chosen]), abs=6e-5), benchmark.key(r)
+        if r["predictions"] is None:  # na validação nada se escreve: só se mede a perda
+            assert r["split"] == "validation" and not task.labels
+            continue
+        measured = benchmark.measure(task, known, [*map(int, r["predictions"])] if task.labels else r["predictions"])
+        assert r["metrics"].keys() == measured.keys() == set(benchmark.sources_of(task, known))
+        for source, known_metrics in measured.items():
+            stored = {name: r["metrics"][source][name] for name in known_metrics}
+            assert stored == pytest.approx(known_metrics, abs=6e-5), benchmark.key(r)
 
 
 @each_task
