@@ -30,7 +30,7 @@ from ftcourse.files import DATA, write_jsonl
 
 FAMILY = {"aceitabilidade": "bert", "habilidade_bncc": "llama", "corrija": "t5", "acentue": "t5"}
 STEPS = {  # por execução: umas três épocas nas duas primeiras; nas outras, o que cabe em seis minutos de um núcleo
-    "aceitabilidade": 1_350, "habilidade_bncc": 75, "corrija": 700, "acentue": 700,
+    "aceitabilidade": 1_350, "habilidade_bncc": 75, "corrija": 550, "acentue": 550,
 }  # fmt: skip
 BATCH = 32
 SEEDS = {"aceitabilidade": range(5)} | {name: range(3) for name in tasks.WRITTEN}

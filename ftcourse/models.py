@@ -45,7 +45,7 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
     folder = DATA / "modelos" / chosen.folder
     check(folder)
     auto = getattr(transformers, chosen.task_class if task else chosen.pretraining_class)
-    labels = {"id2label": dict(enumerate(task.labels))} if task else {}
+    labels = {"id2label": dict(enumerate(task.labels))} if task and task.labels else {}
     config = transformers.AutoConfig.from_pretrained(folder, **labels)
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)

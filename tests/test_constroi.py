@@ -27,6 +27,7 @@ def load(name):
 
 constroi = load("aceitabilidade")
 bncc = load("bncc_componente")
+skills = load("habilidade_bncc")
 
 MASC, FEM, PLURAL = "Gender=Masc|Number=Sing", "Gender=Fem|Number=Sing", "Gender=Masc|Number=Plur"
 FINITE = "Mood=Ind|Number={}|Person=3|Tense=Pres|VerbForm=Fin"
@@ -152,7 +153,7 @@ def test_the_draw_depends_only_on_the_sentence():
     assert constroi.stable("label", "frase").random() != constroi.stable("label", "outra").random()
 
 
-@pytest.mark.parametrize("module", [constroi, bncc])
+@pytest.mark.parametrize("module", [constroi, bncc, skills])
 def test_missing_raw_folder_is_explained(module, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         module.main([str(tmp_path / "nada")])
@@ -248,6 +249,39 @@ def test_bncc_groups_stay_in_one_part():
     assert all({row["label"] for row in part} == set(range(9)) for part in parts.values())
     texts = [row["text"] for part in parts.values() for row in part]
     assert len(texts) == 1304
+
+
+def skill(text, subjects, component="Arte", years="1"):
+    return {
+        "texto": text,
+        "objetos_de_conhecimento": subjects,
+        "componente": component,
+        "anos": years,
+        "codigo": text[:4],
+    }
+
+
+def test_skills_with_a_subject_in_common_share_a_group_and_so_do_near_duplicates():
+    rows = [
+        skill("Somar frações em casa.", "Frações"), skill("Desenhar um gato na rua.", "frações|Desenho"),
+        skill("Cantar muitas músicas antigas.", "Canto", "Música"), skill("Cantar muitas músicas antigas.", "Coro", "Arte"),
+        skill("Medir a altura de uma porta.", "Frações", "Matemática"),
+    ]  # fmt: skip
+    groups = [*skills.groups_of(rows)]
+    assert groups[0] == groups[1] and groups[2] == groups[3] and len(set(groups)) == 3
+
+
+@pytest.mark.parametrize(
+    "numbers, written",
+    [("5", "5º ano"), ("8/9", "8º e 9º anos"), ("6/7/8/9", "6º ao 9º ano"), ("1/2/3/4/5", "1º ao 5º ano")],
+)
+def test_the_years_are_written_out(numbers, written):
+    assert skills.years(numbers) == written
+
+
+@pytest.mark.parametrize("words, subject_words, kept", [(80, 30, True), (81, 3, False), (3, 31, False)])
+def test_a_skill_too_long_for_the_model_stays_out(words, subject_words, kept):
+    assert skills.fits(skill("a " * words, "b " * subject_words)) is kept
 
 
 def test_bncc_near_duplicates_share_a_group():
