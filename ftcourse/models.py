@@ -1,17 +1,19 @@
-"""As famílias de modelos: os embutidos no curso, conferidos e prontos para uma tarefa.
+"""As famílias de modelos: os embutidos no curso, ou maiores, ou o seu, conferidos e prontos para uma tarefa.
 
 model, tokenizer = models.load("bert")          # o modelo pré-treinado, com a cabeça do pré-treino
 model, tokenizer = models.load("bert", task)    # com a cabeça que a tarefa pede, sorteada
+model, tokenizer = models.load("bert", task, profile="colab")         # um maior, do Hub: ver PROFILES
+model, tokenizer = models.load("bert", task, profile="minha-pasta")   # o seu, ou "org/nome", ou "org/nome@revisão"
 """
 
 import os
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 import transformers
 
-from ftcourse import modules
+from ftcourse import checkpoint, hub
 from ftcourse.files import DATA, check, choose
 
 
@@ -24,10 +26,39 @@ class Family:
     task_class: str
 
 
+@dataclass(frozen=True)
+class Profile:
+    """De onde vêm os pesos, {família: "org/nome@revisão"}, e o lote e a precisão do treino que lhes servem."""
+
+    models: dict[str, str] = field(default_factory=dict)
+    batch_size: int = 32
+    precision: str = "float32"
+
+
 FAMILIES = {
     "bert": Family("mini-bert-pt", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"),
 }
-PROFILES = ("embutido",)  # de onde vêm os pesos; o padrão pode ser trocado em FTCOURSE_PERFIL
+# O padrão pode ser trocado em FTCOURSE_PERFIL. As revisões são fixas, e todas têm os pesos em safetensors segundo as
+# páginas do Hub; daqui, nenhuma foi baixada. Os dois BERT não os têm no ramo main: são os pedidos do robô do Hub,
+# refs/pr/5 e refs/pr/1.
+PROFILES = {
+    "embutido": Profile(),
+    "colab": Profile(
+        {
+            "bert": "neuralmind/bert-base-portuguese-cased@4a78cfbf83c9c97533dd6d6694ca4323029ff061",
+            "llama": "TucanoBR/Tucano-630m@0449a5ce79b398da1cf2d0d9d1758d76d2d63ae3",
+            "t5": "unicamp-dl/ptt5-base-portuguese-vocab@7792909581f95c602fa63807d42411a0254cc055",
+        },
+        batch_size=16,
+    ),
+    "gpu": Profile(
+        {
+            "bert": "neuralmind/bert-large-portuguese-cased@e5d64c5ebca2741c7cedf952a24ebc2c34462e60",
+            "llama": "TucanoBR/Tucano-2b4@5a9b2c037de48aa25e952e3d6f86408058d9e3a2",
+            "t5": "unicamp-dl/ptt5-v2-large@refs/pr/1",
+        },
+    ),
+}
 
 
 def load(family, task=None, *, profile=None, pretrained=True, seed=0):
@@ -35,45 +66,58 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
 
     task: a tarefa cuja cabeça o modelo deve ter; sem ela, vem a do pré-treino. O que o pré-treino não cobre (a cabeça
     e, em BERT, o *pooler*) é sorteado com `seed`, sem mexer no gerador global. Com `pretrained=False` todos os pesos
-    são sorteados: a comparação que mostra quanto vale o pré-treino.
+    são sorteados: a comparação que mostra quanto vale o pré-treino. profile: um nome de PROFILES, uma pasta, ou um
+    modelo do Hub; os que não são do curso vão para a GPU, se há uma.
 
-    Levanta ValueError se a família ou o perfil não existe, FileNotFoundError se falta um arquivo e OSError se algum
-    está diferente do publicado.
+    Levanta ValueError se a família ou o perfil não existe ou se o modelo é de outra arquitetura, FileNotFoundError se
+    falta um arquivo, OSError se algum está cortado ou alterado, e o que `hub.fetch` levanta.
     """
     chosen = FAMILIES[choose("a família", family, FAMILIES)]
-    choose("o perfil", profile or os.environ.get("FTCOURSE_PERFIL") or PROFILES[0], PROFILES)
-    folder = DATA / "modelos" / chosen.folder
-    check(folder)
+    settings, folder = locate(family, profile or os.environ.get("FTCOURSE_PERFIL") or "embutido")
     auto = getattr(transformers, chosen.task_class if task else chosen.pretraining_class)
     labels = {"id2label": dict(enumerate(task.labels))} if task and task.labels else {}
     config = transformers.AutoConfig.from_pretrained(folder, **labels)
-    with torch.random.fork_rng(), quiet():
+    with torch.random.fork_rng(), checkpoint.quiet():
         torch.manual_seed(seed)
         if pretrained:
             model, info = auto.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-            drawn = tuple(f"{name}." for name in modules.head(model))
-            if lost := [name for name in info["missing_keys"] if not name.startswith(drawn)]:
-                raise OSError(
-                    f"Os pesos de {folder} não têm {', '.join(sorted(lost)[:3])}: o arquivo não é deste modelo."
-                )
+                folder, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )  # fmt: skip
+            checkpoint.check_weights(model, info, folder)
         else:
             model = auto.from_config(config, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = checkpoint.load_tokenizer(folder, model.config)
+    model.profile = settings
+    if settings != PROFILES["embutido"] and torch.cuda.is_available():
+        model = model.to("cuda")
     return model.eval(), tokenizer
 
 
-@contextmanager
-def quiet():
-    """Cala o relatório de carga e as barras de transformers: o que falta e o que sobra é conferido aqui."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+def locate(family, profile):
+    """(Profile, pasta): de onde vêm os pesos de uma família num perfil, ou na pasta ou no nome do Hub que se deu."""
+    if profile == "embutido":
+        folder = DATA / "modelos" / FAMILIES[family].folder
+        check(folder)
+        return PROFILES[profile], folder
+    folder = Path(str(profile)).expanduser()
+    if profile in PROFILES:
+        settings, folder = PROFILES[profile], hub.fetch(PROFILES[profile].models[family], family)
+    elif folder.is_dir():
+        settings = Profile()
+    elif hub.NAME.fullmatch(str(profile)):
+        settings, folder = Profile(batch_size=16), hub.fetch(profile, family)
+    else:
+        raise ValueError(
+            f"Não conheço o perfil {profile!r}, e aqui não há uma pasta com esse nome. Os perfis são "
+            f"{', '.join(map(repr, PROFILES))}; um modelo do Hub se escreve 'org/nome' ou 'org/nome@revisão'."
+        )
+    checkpoint.check(folder, family)
+    return replace(settings, precision=precision()), folder
+
+
+def precision():
+    """O tipo em que a GPU multiplica: bfloat16 se ela o tem de verdade, float16 se não (uma T4); na CPU, float32."""
+    if not torch.cuda.is_available():
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
