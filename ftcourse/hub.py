@@ -45,15 +45,12 @@ def fetch(name, family):
     repo, revision = NAME.fullmatch(name).group("repo", "revision")
     with explained(name):
         held = cached(repo, revision)
+        if constants.HF_HUB_OFFLINE and not held:
+            raise errors.OfflineModeIsEnabled
     if held and (constants.HF_HUB_OFFLINE or COMMIT.fullmatch(revision or "")):
         return verify(held)
-    if constants.HF_HUB_OFFLINE:
-        raise ConnectionError(
-            f"HF_HUB_OFFLINE está ligada, e {name} não está inteiro no cache, {constants.HF_HUB_CACHE}. Desligue-a uma "
-            f"vez, com rede, para trazê-lo, ou use {EMBEDDED}."
-        )
     try:
-        reach()
+        reach(f", ou use {EMBEDDED}")
     except ConnectionError as error:
         if not held:
             raise
@@ -91,7 +88,7 @@ def cached(repo, revision):
     return None
 
 
-def reach():
+def reach(instead=""):
     """Levanta ConnectionError se o Hub não atende em segundos. Atrás de um *proxy* não há como perguntar antes."""
     address, proxies = urlsplit(constants.ENDPOINT), urllib.request.getproxies()
     if {address.scheme, "all"} & proxies.keys() and not urllib.request.proxy_bypass(address.hostname):
@@ -106,7 +103,7 @@ def reach():
     thread.start()
     thread.join(PATIENCE + 1)
     if not answered:
-        raise ConnectionError(f"{constants.ENDPOINT} não responde. Confira a rede, ou use {EMBEDDED}.")
+        raise ConnectionError(f"{constants.ENDPOINT} não responde. Confira a rede{instead}.")
 
 
 def wanted(api, info):
@@ -199,20 +196,33 @@ def found(path, expected):
 
 
 @contextmanager
-def explained(name):
+def explained(name, kind=""):
     """Troca o que a biblioteca do Hub levanta por uma frase com a saída."""
     try:
         yield
     except Exception as error:
-        kind, words = reason(error, name)
-        raise kind(words) from error
+        exception, words = reason(error, name, kind)
+        raise exception(words) from error
 
 
-def reason(error, name):
-    """(exceção, frase) para um erro da biblioteca do Hub ao trazer `name`."""
+def refusal(error):
+    """A resposta do Hub que deu origem a um erro, que as bibliotecas de cima embrulham; None se não houve uma."""
+    while error and not isinstance(error, errors.HfHubHTTPError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def reason(error, name, kind):
+    """(exceção, frase) para um erro da biblioteca do Hub ao trazer `name`; kind: "" ou "datasets/"."""
+    error = refusal(error) or error
     repo, revision = NAME.fullmatch(name).group("repo", "revision")
-    page, tokens = f"{constants.ENDPOINT}/{repo}", f"{constants.ENDPOINT}/settings/tokens"
+    page, tokens = f"{constants.ENDPOINT}/{kind}{repo}", f"{constants.ENDPOINT}/settings/tokens"
     status = getattr(getattr(error, "response", None), "status_code", None)
+    if constants.HF_HUB_OFFLINE:
+        return ConnectionError, (
+            f"HF_HUB_OFFLINE está ligada, e {name} não está inteiro no cache, {constants.HF_HUB_CACHE}. Desligue-a uma "
+            f"vez, com rede, para trazê-lo, ou use {EMBEDDED}."
+        )
     if isinstance(error, errors.GatedRepoError):
         return PermissionError, (
             f"{repo} só se baixa depois de aceitar os termos de quem o publicou. Entre em {page}, aceite-os, crie um "
@@ -225,7 +235,7 @@ def reason(error, name):
             f"No Hub não há {repo}, ou ele é privado; aqui também não há uma pasta com esse nome. Confira as letras em "
             f"{page}; se ele é seu, rode antes huggingface_hub.login()."
         )
-    if isinstance(error, errors.EntryNotFoundError):
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return (
             FileNotFoundError,
             f"Em {repo} falta {CONFIG}: não é um modelo que transformers lê. Veja {page}/tree/main.",

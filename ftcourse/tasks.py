@@ -3,6 +3,7 @@
 task = tasks.load("aceitabilidade")     # de um texto para um rótulo
 task.train[0]                           # {"text": …, "label": …, "source": …}
 tasks.tfidf(task, task.test)            # o que um saco de palavras consegue na mesma divisão
+tasks.load("meus.csv", text="frase", label="classe")            # a mesma coisa, com os seus dados
 task = tasks.load("corrija")            # de um texto para outro; as linhas de base destas estão em baselines
 task.train[0]                           # {"input": "corrija: …", "target": …, "given": …, "kind": …, "source": …}
 """
@@ -24,6 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tqdm.auto import tqdm
 
+from ftcourse import own_data
 from ftcourse.files import DATA, choose
 
 LABELS = {
@@ -220,8 +222,16 @@ WRITTEN = {  # o que se escreve: de que pasta vêm as linhas, e a classe que faz
 TASKS = (*LABELS, *WRITTEN)
 
 
-def load(name):
-    """A tarefa de nome `name`, lida de data/tarefas. Levanta ValueError, com as que existem, se não a conhece."""
+def load(name, **columns):
+    """A tarefa de nome `name`, lida de data/tarefas, ou a que se faz dos dados de quem lê: ver `own_data.load`.
+
+    Levanta ValueError, com as que existem, se não a conhece, e o que `own_data.load` levanta.
+    """
+    if name not in TASKS and own_data.is_source(name):
+        own, labels, splits = own_data.load(name, **columns)
+        return Task(own, labels, **splits)
+    if columns:
+        raise ValueError(f"{', '.join(columns)} valem para os seus dados; a tarefa {name!r} já tem as colunas dela.")
     if choose("a tarefa", name, TASKS) in LABELS:
         return Task(name, LABELS[name], **read(DATA / "tarefas" / name))
     folder, kind = WRITTEN[name]

@@ -70,13 +70,16 @@ class Handler(BaseHTTPRequestHandler):
             self.server.released.wait(30)
             return
         if match := re.fullmatch(
-            r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|discussions)(?:/(.+))?)?", path
+            r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|discussions|auth-check)(?:/(.+))?)?", path
         ):
             kind, name, what, revision = match.groups()
         elif match := re.fullmatch(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
             kind, name, revision, what = match.groups()
         else:
             return self.reply(404)
+        if what == "tree":
+            revision, _, subfolder = revision.partition("/")
+            what = f"tree/{subfolder}" if subfolder else what  # os repositórios daqui não têm pastas
         repository = self.server.repositories.get(name)
         if repository is None or repository.kind != (kind or "models"):
             return self.reply(404, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
@@ -86,15 +89,19 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(
                 {"discussions": repository.pull_requests, "count": len(repository.pull_requests), "start": 0}
             )
+        if repository.gated and (what == "auth-check" or not path.startswith("/api/")):
+            return self.reply(403, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
+        if what == "auth-check":
+            return self.reply(200)
         if (revision or "main") not in repository.revisions:
             return self.reply(404, X_Error_Code="RevisionNotFound", X_Error_Message="Invalid rev id")
+        if (what or "").startswith("tree/"):
+            return self.reply(404, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found")
         if path.startswith("/api/"):
             entries = [repository.entry(file) for file in repository.files]
             info = {"id": name, "modelId": name, "sha": repository.commit, "private": False, "tags": [], "downloads": 0,
                     "gated": repository.gated, "siblings": entries, "likes": 0}  # fmt: skip
             return self.answer(entries if what == "tree" else info)
-        if repository.gated:
-            return self.reply(403, X_Error_Code="GatedRepo", X_Error_Message="Access to this model is restricted")
         if what not in repository.files:
             return self.reply(404, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found")
         return self.send_file(repository, what)
