@@ -7,7 +7,6 @@
 transformers carrega sem queixa um arquivo a que faltam pesos, uma cabeça de outra tarefa e valores que não são números.
 """
 
-import importlib.util
 import json
 import re
 import warnings
@@ -150,12 +149,14 @@ def load_tokenizer(folder, config):
             ):  # sem tokenizer_config.json, transformers poria tudo em minúsculas e tiraria os acentos
                 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, do_lower_case=False)
         except Exception as error:  # tokenizers levanta Exception, sem mais
-            lacks = not (folder / "tokenizer.json").exists() and importlib.util.find_spec("sentencepiece") is None
+            utils, words = transformers.utils, "Copie-o outra vez de onde veio."
+            if not (folder / "tokenizer.json").exists() and not (
+                utils.is_sentencepiece_available() and utils.is_protobuf_available()
+            ):
+                words = "Ele pede duas bibliotecas: pip install sentencepiece protobuf, e reinicie o Python."
             raise OSError(
-                f"Não consegui ler o vocabulário de {folder}: {str(error).strip().splitlines()[0]} "
-                + ("Ele pede a biblioteca sentencepiece: pip install sentencepiece, e reinicie o Python." if lacks
-                   else "Copie-o outra vez de onde veio.")
-            ) from error  # fmt: skip
+                f"Não consegui ler o vocabulário de {folder}: {str(error).strip().splitlines()[0]} {words}"
+            ) from error
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"O vocabulário de {folder} tem {len(tokenizer)} fichas, e o modelo só conhece {config.vocab_size}: os "

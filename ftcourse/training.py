@@ -10,17 +10,18 @@ import hashlib
 import io
 import math
 import pickle
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.amp import GradScaler
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ftcourse import modules
+from ftcourse import models, modules
 from ftcourse.files import atomic_write
 from ftcourse.tasks import IGNORED
 
@@ -40,7 +41,7 @@ class History:
 
 
 def train(
-    model, tokenizer, task, *, lr, steps, batch_size=32, seed=0, warmup=0.1, weight_decay=0.01, max_grad_norm=1.0,
+    model, tokenizer, task, *, lr, steps, batch_size=None, seed=0, warmup=0.1, weight_decay=0.01, max_grad_norm=1.0,
     eval_every=None, checkpoint=None, checkpoint_every=100, multipliers=None,
 ):  # fmt: skip
     """Treina os parâmetros com `requires_grad` por AdamW e devolve o History.
@@ -48,18 +49,22 @@ def train(
     lr: a taxa no pico; sobe na fração `warmup` dos `steps` e desce em linha reta até zero. eval_every: passos entre
     medidas na validação (None: nenhuma). checkpoint: arquivo em que o estado é guardado a cada `checkpoint_every`
     passos; se já existe, o treino continua dele e chega aos números a que chegaria sem a interrupção. multipliers: por
-    quanto se multiplica a taxa de um parâmetro, {nome: número}, como `lora.plus` os dá; o resto treina com lr.
+    quanto se multiplica a taxa de um parâmetro, {nome: número}, como `lora.plus` os dá; o resto treina com lr. O lote,
+    se não vem, e a precisão das contas são os do perfil do modelo (`models.PROFILES`): 32 e float32 nos do curso. Em
+    float16 a perda é multiplicada antes da volta, e o passo em que o gradiente estoura se pula.
 
     Levanta FloatingPointError se a perda ou o gradiente deixa de ser um número, ValueError se nada treina ou se o
     checkpoint é de outro treino: outros ajustes, outros dados, outra base.
     """
+    profile = getattr(model, "profile", models.Profile())
+    batch_size = batch_size or profile.batch_size
     lr, steps, seed = float(lr), int(steps), int(seed)  # um número de numpy não volta de um checkpoint
     warmup, weight_decay, max_grad_norm = float(warmup), float(weight_decay), float(max_grad_norm)
     if multipliers:
         multipliers = {name: by.item() if isinstance(by, np.generic) else by for name, by in multipliers.items()}
     settings = {"task": task.name, "lr": lr, "steps": steps, "batch_size": batch_size, "seed": seed, "warmup": warmup,
                 "weight_decay": weight_decay, "max_grad_norm": max_grad_norm, "eval_every": eval_every,
-                "multipliers": multipliers}  # fmt: skip
+                "multipliers": multipliers, "precision": profile.precision}  # fmt: skip
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError(
@@ -68,12 +73,13 @@ def train(
         )
     groups = by_rate(trained, multipliers or {})
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    scaler = GradScaler(model.device.type, enabled=profile.precision == "float16")
     examples = task.encode(tokenizer, task.train, model.config.is_encoder_decoder)
     if checkpoint:
         settings |= origin(model, examples)
     history, first = History(), 0
     if checkpoint and Path(checkpoint).exists():
-        history, first = restore(checkpoint, settings, trained, optimizer)
+        history, first = restore(checkpoint, settings, trained, optimizer, scaler)
     lengths = np.array([len(example["input_ids"]) for example in examples])
     per_epoch = max(1, len(examples) // batch_size)
     bar = tqdm(range(first, steps), initial=first, total=steps, desc="treino", unit="passo", delay=1, leave=False)
@@ -84,22 +90,25 @@ def train(
         torch.manual_seed(1_000_003 * seed + step)  # o dropout também é função de (semente, passo): retomar é exato
         batch = collate(tokenizer, [examples[i] for i in order[k]], model.device)
         model.train()
-        loss = model(**batch).loss
+        with autocast(model):
+            loss = model(**batch).loss
         if not loss.isfinite():
             raise FloatingPointError(
                 f"A perda virou {loss.item()} no passo {step + 1}, com lr={lr:g}. Comece por uma taxa dez vezes menor; "
                 "se continuar, procure entradas ou pesos que não são números (nan)."
             )
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(trained.values(), max_grad_norm)
-        if not norm.isfinite():
+        if not norm.isfinite() and scaler.get_scale() <= 1:
             raise FloatingPointError(
                 f"O gradiente virou {norm.item()} no passo {step + 1}, com lr={lr:g}: os pesos ficaram como estavam. "
                 "Comece por uma taxa dez vezes menor."
             )
         for group, rate in zip(optimizer.param_groups, groups):
             group["lr"] = lr * rate["multiplier"] * schedule(step, steps, warmup)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         history.loss.append(loss.item())
         if eval_every and (step + 1) % eval_every == 0:
@@ -109,9 +118,18 @@ def train(
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
             tensors = {name: p.detach() for name, p in trained.items()}
             save_state({"settings": settings, "step": step + 1, "history": asdict(history),
-                        "trained": tensors, "optimizer": optimizer.state_dict()}, checkpoint)  # fmt: skip
+                        "trained": tensors, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()},
+                       checkpoint)  # fmt: skip
     model.eval()
     return history
+
+
+def autocast(model):
+    """O contexto em que o modelo faz as contas: a precisão do perfil com que foi carregado."""
+    precision = getattr(model, "profile", models.Profile()).precision
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(model.device.type, getattr(torch, precision))
 
 
 def by_rate(trained, multipliers):
@@ -165,11 +183,11 @@ def collate(tokenizer, examples, device="cpu", side="right"):
 
 @contextmanager
 def measuring(model):
-    """O modelo em modo de avaliação e sem gradientes; na saída, no modo em que estava."""
+    """O modelo em modo de avaliação, sem gradientes, na precisão do perfil; na saída, no modo em que estava."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), autocast(model):
             yield
     finally:
         model.train(training)
@@ -264,8 +282,8 @@ def load_state(path, device="cpu"):
         raise OSError(f"O arquivo {path} está cortado ou não é um checkpoint. Apague-o para recomeçar.") from error
 
 
-def restore(checkpoint, settings, trained, optimizer):
-    """Põe parâmetros e otimizador como estavam e devolve (History, próximo passo)."""
+def restore(checkpoint, settings, trained, optimizer, scaler):
+    """Põe parâmetros, otimizador e multiplicador da perda como estavam e devolve (History, próximo passo)."""
     state = load_state(checkpoint, next(iter(trained.values())).device)
     if not isinstance(state, dict) or "settings" not in state:
         raise OSError(f"O arquivo {checkpoint} está cortado ou não é um checkpoint. Apague-o para recomeçar.")
@@ -281,4 +299,5 @@ def restore(checkpoint, settings, trained, optimizer):
         for name, parameter in trained.items():
             parameter.copy_(state["trained"][name])
     optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
     return History(**state["history"]), state["step"]

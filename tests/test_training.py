@@ -30,7 +30,7 @@ from toys import (
 )
 from transformers import DataCollatorWithPadding
 
-from ftcourse import files, lora, methods, modules, tasks, training
+from ftcourse import files, lora, methods, models, modules, tasks, training
 
 TASK = toy_task()
 fast = settings(deadline=None, max_examples=100)
@@ -624,3 +624,64 @@ def test_a_rate_that_came_from_numpy_can_be_resumed(tmp_path):
     path, lr = tmp_path / "c.pt", np.logspace(-4, -2, 3)[1]
     first = run(toy_model(), lr=lr, checkpoint=path)
     assert run(toy_model(), lr=lr, checkpoint=path) == first
+
+
+# ---------------------------------------------------------------- o lote e a precisão do perfil
+
+
+def with_profile(precision, method="lora", batch_size=8):
+    model = methods.apply(toy_model(), method)
+    model.profile = models.Profile(batch_size=batch_size, precision=precision)
+    return model
+
+
+def test_the_batch_is_that_of_the_profile_unless_told():
+    losses = [run(with_profile("float32", batch_size=n), batch_size=given).loss for n, given in ((8, None), (4, 8))]
+    assert losses[0] == losses[1] != run(with_profile("float32", batch_size=4), batch_size=None).loss
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "pissa", "ia3", "bitfit"])
+def test_the_precision_is_that_of_the_profile_and_what_trains_stays_float32(precision, method):
+    seen = set()
+    model = with_profile(precision, method)
+    model.bert.encoder.layer[0].output.dense.register_forward_hook(lambda _, x, y: seen.add(y.dtype))
+    low, full = run(model, steps=12).loss, run(with_profile("float32", method), steps=12).loss
+    assert seen == {getattr(torch, precision)} and low != full
+    np.testing.assert_allclose(low, full, rtol=0.03)  # bfloat16 guarda 8 bits da fração; float16, 11
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert training.evaluate(model, tokenizer(), TASK)["n"] == len(TASK.test)
+
+
+def test_in_float16_a_gradient_that_overflows_skips_the_step_and_the_training_goes_on(monkeypatch):
+    made = []
+
+    def scaler(*arguments, **options):
+        made.append(torch.amp.GradScaler(*arguments, init_scale=2.0**40, **options))
+        return made[0]
+
+    monkeypatch.setattr(training, "GradScaler", scaler)
+    model = with_profile("float16")
+    history = run(model, steps=40, lr=5e-3)
+    assert 1 < made[0].get_scale() < 2**40 and all(p.isfinite().all() for p in model.parameters())
+    assert np.mean(history.loss[-10:]) < np.mean(history.loss[:10])
+
+
+def test_in_float16_it_resumes_to_the_same_numbers(tmp_path, monkeypatch):
+    whole, save = with_profile("float16"), training.save_state
+    expected = run(whole, steps=6)
+
+    def save_once(state, path):
+        save(state, path)
+        raise KeyboardInterrupt
+
+    options = {"steps": 6, "checkpoint": tmp_path / "c.pt", "checkpoint_every": 3}
+    monkeypatch.setattr(training, "save_state", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        run(with_profile("float16"), **options)
+    monkeypatch.setattr(training, "save_state", save)
+    with pytest.raises(ValueError, match="difere em precision"):
+        run(with_profile("bfloat16"), **options)
+    model = with_profile("float16")
+    assert run(model, **options) == expected
+    assert same(model.state_dict(), whole.state_dict()) == whole.state_dict().keys()
