@@ -128,7 +128,7 @@ def check_weights(model, info, folder):
             stacklevel=3,
         )
     elif own and not any(name.startswith(own[0]) for name in info["missing_keys"]):
-        before = tuple(transformers.AutoConfig.from_pretrained(folder).id2label.values())
+        before = tuple(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).id2label.values())
         if before != (now := tuple(model.config.id2label.values())):
             warnings.warn(
                 f"A cabeça veio de {folder}, treinada para {before}, e não foi sorteada; a tarefa tem {now}.",
@@ -143,11 +143,13 @@ def load_tokenizer(folder, config):
     """
     with quiet():
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if getattr(tokenizer, "do_lower_case", False) and any(
                 token != token.lower() for token in tokenizer.get_vocab() if token not in tokenizer.all_special_tokens
             ):  # sem tokenizer_config.json, transformers poria tudo em minúsculas e tiraria os acentos
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, do_lower_case=False)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    folder, trust_remote_code=False, do_lower_case=False
+                )
         except Exception as error:  # tokenizers levanta Exception, sem mais
             utils, words = transformers.utils, "Copie-o outra vez de onde veio."
             if not (folder / "tokenizer.json").exists() and not (
@@ -170,8 +172,7 @@ def load_tokenizer(folder, config):
             )
         tokenizer.pad_token = spare
         warnings.warn(f"O vocabulário de {folder} não tem ficha de preenchimento; usei {spare!r}.", stacklevel=3)
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id  # é por ela que a cabeça de LLaMA acha a última ficha da frase
+    config.pad_token_id = tokenizer.pad_token_id  # é por ela que a cabeça de LLaMA acha a última ficha da frase
     return tokenizer
 
 

@@ -67,7 +67,8 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
     task: a tarefa cuja cabeça o modelo deve ter; sem ela, vem a do pré-treino. O que o pré-treino não cobre (a cabeça
     e, em BERT, o *pooler*) é sorteado com `seed`, sem mexer no gerador global. Com `pretrained=False` todos os pesos
     são sorteados: a comparação que mostra quanto vale o pré-treino. profile: um nome de PROFILES, uma pasta, ou um
-    modelo do Hub; os que não são do curso vão para a GPU, se há uma.
+    modelo do Hub; os que não são do curso vão para a GPU, se há uma. Uma cabeça que veio do arquivo, ou que não serve à
+    tarefa, é avisada com `warnings`.
 
     Levanta ValueError se a família ou o perfil não existe ou se o modelo é de outra arquitetura, FileNotFoundError se
     falta um arquivo, OSError se algum está cortado ou alterado, e o que `hub.fetch` levanta.
@@ -76,20 +77,20 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
     settings, folder = locate(family, profile or os.environ.get("FTCOURSE_PERFIL") or "embutido")
     auto = getattr(transformers, chosen.task_class if task else chosen.pretraining_class)
     labels = {"id2label": dict(enumerate(task.labels))} if task and task.labels else {}
-    config = transformers.AutoConfig.from_pretrained(folder, **labels)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
     with torch.random.fork_rng(), checkpoint.quiet():
         torch.manual_seed(seed)
         if pretrained:
             model, info = auto.from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
-                output_loading_info=True,
+                output_loading_info=True, trust_remote_code=False,
             )  # fmt: skip
             checkpoint.check_weights(model, info, folder)
         else:
             model = auto.from_config(config, dtype=torch.float32)
     tokenizer = checkpoint.load_tokenizer(folder, model.config)
     model.profile = settings
-    if settings != PROFILES["embutido"] and torch.cuda.is_available():
+    if settings.precision != "float32":  # só há outra onde há GPU
         model = model.to("cuda")
     return model.eval(), tokenizer
 
@@ -101,7 +102,7 @@ def locate(family, profile):
         check(folder)
         return PROFILES[profile], folder
     folder = Path(str(profile)).expanduser()
-    if profile in PROFILES:
+    if profile in [*PROFILES]:
         settings, folder = PROFILES[profile], hub.fetch(PROFILES[profile].models[family], family)
     elif folder.is_dir():
         settings = Profile()

@@ -297,6 +297,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_code_in_a_folder_is_never_run(folder):
     (folder / "modeling.py").write_text("raise SystemExit('rodou')")
     edit(folder / "config.json", auto_map={"AutoModelForMaskedLM": "modeling.Outro", "AutoConfig": "modeling.Outro"})
+    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling.Outro", "modeling.Outro"]})
     model, _ = models.load("bert", profile=folder)
     assert type(model).__name__ == "BertForMaskedLM"
 
