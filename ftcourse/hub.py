@@ -22,7 +22,7 @@ import torch
 from huggingface_hub import constants, errors
 
 from ftcourse.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, check_family, only_pickle, weights
-from ftcourse.files import sha256
+from ftcourse.files import WAY_OUT, sha256
 
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 OTHERS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -82,9 +82,10 @@ def cached(repo, revision):
     path = huggingface_hub.try_to_load_from_cache(repo, CONFIG, constants.HF_HUB_CACHE, revision)
     if not isinstance(path, str):
         return None
+    folder = Path(path).parent
     with suppress(OSError):
-        weights(Path(path).parent)
-        return Path(path).parent
+        if weights(folder) and any((folder / name).is_file() for name in TOKENIZER):
+            return folder
     return None
 
 
@@ -141,11 +142,11 @@ def plan(name, info, size, config):
             f"{name} tem {count / 1e6:.0f} milhões de parâmetros: só os pesos pedem {gigabytes(loaded)}, e {place} tem "
             f"{gigabytes(room)}. Nada foi baixado. Escolha um modelo menor, ou {EMBEDDED}."
         )
-    fits = "cabe" if full <= room else "não cabe, mas congelar a base, como LoRA faz, cabe"
+    fits = "ele cabe" if full <= room else "ele não cabe: congele a base, como faz LoRA"
     return (
         f"{name}, commit {info.sha[:7]}: {gigabytes(size)} a baixar, {max(1, round(size / SPEED / 60))} min a 10 MB/s. "
-        f"Os pesos pedem {gigabytes(loaded)}, e o ajuste completo, sem contar as ativações, {gigabytes(full)}: {place} "
-        f"tem {gigabytes(room)}, e ele {fits}."
+        f"Os pesos pedem {gigabytes(loaded)}, e o ajuste completo, sem contar as ativações, {gigabytes(full)}"
+        + (f": {place} tem {gigabytes(room)}, e {fits}." if room < float("inf") else ".")
     )
 
 
@@ -218,10 +219,11 @@ def reason(error, name, kind):
     repo, revision = NAME.fullmatch(name).group("repo", "revision")
     page, tokens = f"{constants.ENDPOINT}/{kind}{repo}", f"{constants.ENDPOINT}/settings/tokens"
     status = getattr(getattr(error, "response", None), "status_code", None)
+    instead = "" if kind else f", ou use {EMBEDDED}"
     if constants.HF_HUB_OFFLINE:
         return ConnectionError, (
             f"HF_HUB_OFFLINE está ligada, e {name} não está inteiro no cache, {constants.HF_HUB_CACHE}. Desligue-a uma "
-            f"vez, com rede, para trazê-lo, ou use {EMBEDDED}."
+            f"vez, com rede, para trazê-lo{instead}."
         )
     if isinstance(error, errors.GatedRepoError):
         return PermissionError, (
@@ -249,12 +251,11 @@ def reason(error, name, kind):
         )
     if status:
         return ConnectionError, f"O Hub respondeu {status} ao pedido de {repo}. Espere uns minutos e rode de novo."
-    if isinstance(error, OSError) and error.errno:
+    if why := WAY_OUT.get(getattr(error, "errno", None)):
         return OSError, (
-            f"Não consegui guardar {repo} no cache, {constants.HF_HUB_CACHE}: {error.strerror}. Libere espaço ou "
-            "aponte HF_HOME para outra pasta."
+            f"Não consegui guardar {repo} no cache, {constants.HF_HUB_CACHE}: {why}. O cache muda de lugar com HF_HOME."
         )
     return ConnectionError, (
         f"A conexão com {constants.ENDPOINT} caiu no meio ({type(error).__name__}). O que veio inteiro ficou no cache: "
-        f"rode de novo para continuar, ou use {EMBEDDED}."
+        f"rode de novo para continuar{instead}."
     )

@@ -38,9 +38,9 @@ class Profile:
 FAMILIES = {
     "bert": Family("mini-bert-pt", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"),
 }
-# O padrão pode ser trocado em FTCOURSE_PERFIL. As revisões são fixas, e todas têm os pesos em safetensors segundo as
-# páginas do Hub; daqui, nenhuma foi baixada. Os dois BERT não os têm no ramo main: são os pedidos do robô do Hub,
-# refs/pr/5 e refs/pr/1.
+# O padrão pode ser trocado em FTCOURSE_PERFIL. Pelas páginas do Hub, cada revisão tem os pesos em safetensors; daqui
+# nenhuma foi baixada ainda. Os dois BERT e ptt5-v2-large não os têm no ramo main: são os pedidos do robô que converte,
+# refs/pr/5 e refs/pr/1, os dois primeiros pelo commit.
 PROFILES = {
     "embutido": Profile(),
     "colab": Profile(

@@ -3,6 +3,7 @@
 Nenhum destes testes fala com o Hub verdadeiro.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -323,10 +324,15 @@ def test_the_sizes_are_those_of_a_real_checkpoint():
     assert "pedem 0,88 GB" in half and "3,50 GB" in half
 
 
-@pytest.mark.parametrize("room, words", [(1e9, "cabe, mas congelar a base"), (1e12, "e ele cabe")])
+@pytest.mark.parametrize(
+    "room, words",
+    [(1e9, "a GPU tem 1,00 GB, e ele não cabe: congele a base"), (1e12, "e ele cabe."), (float("inf"), "1,75 GB.")],
+)
 def test_it_says_if_full_fine_tuning_fits(monkeypatch, room, words):
     monkeypatch.setattr(hub, "memory", lambda: (room, "a GPU"))
-    assert words in hub.plan("org/x", SimpleNamespace(sha="0" * 40, safetensors=None), 438e6, {})
+    assert hub.plan("org/x", SimpleNamespace(sha="0" * 40, safetensors=None), 438e6, {}).endswith(
+        (words, words + ", como faz LoRA.")
+    )
 
 
 def test_what_does_not_fit_is_not_fetched(fake, monkeypatch):
@@ -406,6 +412,21 @@ def test_a_byte_that_changed_on_the_way_is_caught_and_does_not_stay(fake, name):
     refused(OSError, rf"{name} não é o arquivo que o Hub publicou.*rode de novo", "bert", profile=NAME)
     repository.served.clear()
     models.load("bert", profile=NAME)
+
+
+def test_what_another_program_left_incomplete_in_the_cache_is_completed(fake, tmp_path):
+    models.load("bert", profile=NAME)
+    for path in (tmp_path / "cache").rglob("tokenizer.json"):
+        path.unlink()
+    models.load("bert", profile=f"{NAME}@{fake.repositories[NAME].commit}")
+
+
+def test_a_cache_that_cannot_be_written(fake, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub, "download", full)
+    refused(OSError, r"guardar org/modelo no cache.*o disco está cheio.*HF_HOME", "bert", profile=NAME)
 
 
 def test_a_file_that_is_broken_in_the_hub_itself(fake, folders):
