@@ -19,7 +19,7 @@ from ftcourse.files import DATA, check, choose
 
 @dataclass(frozen=True)
 class Family:
-    """Uma família: a pasta do modelo embutido e as classes de transformers, a do pré-treino e a da tarefa."""
+    """Uma família: a pasta do modelo embutido e as classes de transformers, a do pré-treino e a de classificar."""
 
     folder: str
     pretraining_class: str
@@ -64,19 +64,20 @@ PROFILES = {
 def load(family, task=None, *, profile=None, pretrained=True, seed=0):
     """Carrega (model, tokenizer) de uma família, com pesos em float32 e em modo de avaliação.
 
-    task: a tarefa cuja cabeça o modelo deve ter; sem ela, vem a do pré-treino. O que o pré-treino não cobre (a cabeça
-    e, em BERT, o *pooler*) é sorteado com `seed`, sem mexer no gerador global. Com `pretrained=False` todos os pesos
-    são sorteados: a comparação que mostra quanto vale o pré-treino. profile: um nome de PROFILES, uma pasta, ou um
-    modelo do Hub; os que não são do curso vão para a GPU, se há uma. Uma cabeça que veio do arquivo, ou que não serve à
-    tarefa, é avisada com `warnings`.
+    task: a tarefa cuja cabeça o modelo deve ter; sem ela, ou se é de escrever, vem a do pré-treino. O que este não
+    cobre (a cabeça e, em BERT, o *pooler*) é sorteado com `seed`, sem mexer no gerador global. Com `pretrained=False`
+    todos os pesos são sorteados: a comparação que mostra quanto vale o pré-treino. profile: um nome de PROFILES, uma
+    pasta, ou um modelo do Hub; os que não são do curso vão para a GPU, se há uma. Uma cabeça que veio do arquivo, ou
+    que não serve à tarefa, é avisada com `warnings`.
 
     Levanta ValueError se a família ou o perfil não existe ou se o modelo é de outra arquitetura, FileNotFoundError se
     falta um arquivo, OSError se algum está cortado ou alterado, e o que `hub.fetch` levanta.
     """
     chosen = FAMILIES[choose("a família", family, FAMILIES)]
     settings, folder = locate(family, profile or os.environ.get("FTCOURSE_PERFIL") or "embutido")
-    auto = getattr(transformers, chosen.task_class if task else chosen.pretraining_class)
-    labels = {"id2label": dict(enumerate(task.labels))} if task and task.labels else {}
+    classifies = task is not None and task.labels
+    auto = getattr(transformers, chosen.task_class if classifies else chosen.pretraining_class)
+    labels = {"id2label": dict(enumerate(task.labels))} if classifies else {}
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
     with torch.random.fork_rng(), checkpoint.quiet():
         torch.manual_seed(seed)
