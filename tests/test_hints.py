@@ -4,10 +4,41 @@ import math
 from statistics import NormalDist
 
 import pytest
+import torch
 
 from ftcourse import exercises
+from ftcourse.nf4 import TABLE
 
-phi = NormalDist().cdf
+phi, quantile = NormalDist().cdf, NormalDist().inv_cdf
+
+
+def normal_table(bits, delta=None, above=None, zeros=(0.0,), divide=True):
+    """A solução de 06.1, com os seus enganos."""
+    n = 2**bits
+    delta, above = delta or 1 - (1 / (2 * (n - 1)) + 1 / (2 * n)) / 2, above or n // 2
+    up = [quantile(p) for p in torch.linspace(delta, 0.5, above + 1)[:-1].tolist()]
+    down = [-quantile(p) for p in torch.linspace(delta, 0.5, n - above)[:-1].tolist()]
+    table = torch.tensor(sorted([*down, *zeros, *up]))
+    return table / table.max() if divide else table
+
+
+def slices(bits):
+    table = torch.tensor([quantile((i + 0.5) / 2**bits) for i in range(2**bits)])
+    return table / table.max()
+
+
+def pairs(packed):
+    return torch.stack([packed >> 4, packed & 15], 1).int().flatten()
+
+
+def blocks(absmax, size):
+    return absmax.repeat_interleave(size)
+
+
+def even(base, plus, minus):
+    return (plus + minus) / 2 - base
+
+
 TYPICAL = {
     "00.1": [
         (lambda s, h: -s.sum(), "tamanho"),
@@ -72,6 +103,52 @@ TYPICAL = {
         (lambda r, a, d: 24, "veio 24"),
         (24, "sem parênteses"),
     ],
+    "06.1": [
+        (slices, "circula como NF4"),
+        (lambda b: torch.linspace(-1, 1, 2**b), "int4 com outro nome, e não olha"),
+        (lambda b: torch.arange(-(2 ** (b - 1)), 2 ** (b - 1)) / 2 ** (b - 1), "inteiros sobre n/2"),
+        (lambda b: torch.arange(-7, 8) / 7, "um código ficaria sem uso"),
+        (lambda b: normal_table(b, delta=1 - (1 / 30 + 1 / 32) / 2), "valor de 4 bits"),
+        (lambda b: normal_table(b, divide=False), "dividir pelo maior"),
+        (lambda b: -normal_table(b).flip(0), "virada"),
+        (lambda b: normal_table(b).flip(0), "fora de ordem"),
+        (lambda b: normal_table(b, zeros=(0.0, 0.0)), "tira um lugar"),
+        (lambda b: torch.tensor([-math.inf, *normal_table(b)[1:]]), "infinito"),
+        (lambda b: normal_table(b)[:4], "são 4 valores"),
+        (lambda b: normal_table(b) ** 3, "difere do esperado"),
+        (TABLE, "sem parênteses"),
+    ],
+    "06.2": [
+        (lambda p, a, b: TABLE[torch.stack([p & 15, p >> 4], 1).int().flatten()] * blocks(a, b), "trocados"),
+        (lambda p, a, b: TABLE[torch.cat([p >> 4, p & 15]).int()] * blocks(a, b), "se alternam"),
+        (lambda p, a, b: TABLE[pairs(p)], "falta multiplicar"),
+        (lambda p, a, b: TABLE[pairs(p)] * a.max(), "cada bloco tem o seu"),
+        (lambda p, a, b: TABLE[pairs(p)] * blocks(a, 2 * b)[: 2 * len(p)], "em bytes"),
+        (lambda p, a, b: (pairs(p) - 8) / 8 * blocks(a, b), "menos 8, sobre 8"),
+        (lambda p, a, b: (pairs(p) - 8) / 7 * blocks(a, b), "menos 8, sobre 7"),
+        (lambda p, a, b: (pairs(p) - 7) / 7 * blocks(a, b), "menos 7, sobre 7"),
+        (lambda p, a, b: (pairs(p) / 7.5 - 1) * blocks(a, b), "igualmente espaçados"),
+        (lambda p, a, b: TABLE[pairs(p)] / blocks(a, b), "dividiu"),
+        (lambda p, a, b: TABLE[p.int()], "índices"),
+        (lambda p, a, b: TABLE[(p >> 4).int()], "dois códigos"),
+        (lambda p, a, b: slices(4)[pairs(p)] * blocks(a, b), "difere do peso"),
+        (lambda p, a, b: (TABLE[pairs(p)] * blocks(a, b)).tolist(), "list"),
+        (3.0, "sem parênteses"),
+    ],
+    "06.3": [
+        (lambda w, p, m, e, n: (p - w) * (n / e) ** 2, "sorte incluída"),
+        (lambda w, p, m, e, n: (p - m) / 2 * (n / e) ** 2, "usou a parte ímpar"),
+        (lambda w, p, m, e, n: even(w, p, m) * n / e, "quadrado do erro, não com ele"),
+        (lambda w, p, m, e, n: (p - w) * n / e, "em proporção ao erro"),
+        (lambda w, p, m, e, n: even(w, p, m), "pelo tamanho"),
+        (lambda w, p, m, e, n: even(w, p, m) * (e / n) ** 2, "invertida"),
+        (lambda w, p, m, e, n: (p + m - 2 * w) * (n / e) ** 2, "falta dividir por 2"),
+        (lambda w, p, m, e, n: even(w, p, m) / 2 * (n / e) ** 2, "por 2 a mais"),
+        (lambda w, p, m, e, n: w + even(w, p, m) * (n / e) ** 2, "isso é a perda"),
+        (lambda w, p, m, e, n: (p + m) / 2 * (n / e) ** 2, "esqueceu L(W)"),
+        (lambda w, p, m, e, n: 0.5, "veio 0.5"),
+        (0.08, "sem parênteses"),
+    ],
 }
 RIGHT = {
     "00.1": lambda s, h: -(s - h).max(),
@@ -80,6 +157,9 @@ RIGHT = {
     "04.1": lambda x, W, A, B, a: x @ W.T + a / len(A) * x @ A.T @ B.T,
     "04.2": (32, 8),
     "04.3": lambda r, a, d: 3 * d * r / a**2,
+    "06.1": normal_table,
+    "06.2": lambda p, a, b: TABLE[pairs(p)].view(-1, b) * a[:, None],
+    "06.3": lambda w, p, m, e, n: even(w, p, m) * (n / e) ** 2,
 }
 CASES = [(exercise, answer, hint) for exercise, cases in TYPICAL.items() for answer, hint in cases]
 
