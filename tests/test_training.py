@@ -667,15 +667,25 @@ def test_in_float16_a_gradient_that_overflows_skips_the_step_and_the_training_go
     assert np.mean(history.loss[-10:]) < np.mean(history.loss[:10])
 
 
+def test_in_float16_the_gradient_is_divided_back_before_it_is_cut(monkeypatch):
+    norms, cut = [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: norms.append(cut(*args)) or norms[-1])
+    for precision in ("float16", "float32"):
+        run(with_profile(precision), steps=1)
+    assert norms[0].item() == pytest.approx(norms[1].item(), rel=0.01)
+
+
 def test_in_float16_it_resumes_to_the_same_numbers(tmp_path, monkeypatch):
+    """O multiplicador começa alto demais e desce por uns vinte passos: retomado do começo, desceria de novo."""
+    monkeypatch.setattr(training, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**40))
     whole, save = with_profile("float16"), training.save_state
-    expected = run(whole, steps=6)
+    expected = run(whole, steps=40)
 
     def save_once(state, path):
         save(state, path)
         raise KeyboardInterrupt
 
-    options = {"steps": 6, "checkpoint": tmp_path / "c.pt", "checkpoint_every": 3}
+    options = {"steps": 40, "checkpoint": tmp_path / "c.pt", "checkpoint_every": 30}
     monkeypatch.setattr(training, "save_state", save_once)
     with pytest.raises(KeyboardInterrupt):
         run(with_profile("float16"), **options)
