@@ -15,7 +15,7 @@ UNK, BOS, EOS, PAD = range(len(SPECIALS))
 BEGIN, END = (BOS,), (EOS,)  # o que fica em volta de cada parágrafo na fila
 WINDOW, LONG_WINDOW = 128, 256
 RATES = {}
-DEFAULTS = {"passos": 4_600, "lote": 32, "camadas": 6}
+DEFAULTS = {"passos": 4_000, "lote": 32, "camadas": 6}
 PROMPTS = """Era uma vez
 Capitu olhou para
 O Brasil é
