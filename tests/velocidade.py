@@ -15,6 +15,7 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import math
 import os
 import tempfile
 import time
@@ -42,7 +43,6 @@ REPEATS = 25
 SHAPE, BLOCK = (2048, 2048), 64
 BATCH = (32, 32)  # frases × fichas
 LORA = {"r": 8, "lora_alpha": 16}
-BITS = 4 + 8 / 64 + 32 / (64 * 256)
 # {o que se compara: {(o lado de cima da razão, o de baixo): a maior razão que se aceita, ou None}}
 GOALS = {
     "quantize": {
@@ -231,9 +231,15 @@ def stored(setting):
 
     return {
         "hand": hand,
-        "formula": lambda: sum(layer.weight.numel() * BITS / 8 + 4 for layer in layers),
+        "formula": lambda: sum(formula(layer.weight.numel()) for layer in layers),
         "bitsandbytes": bitsandbytes,
     }
+
+
+def formula(n, second=256):
+    """Os bytes de n pesos: 4 + 8/64 + 32/(64·256) bits cada, em blocos inteiros, e a média dos absmax, de 4 bytes."""
+    blocks = math.ceil(n / BLOCK)
+    return n / 2 + blocks + 4 * math.ceil(blocks / second) + 4
 
 
 def arithmetic(model, given):
