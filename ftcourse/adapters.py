@@ -135,10 +135,8 @@ class HoulsbyConfig(BottleneckConfig):
         ends = {end: linear for end, linear in ends.items() if self.cross_adapter or not end.endswith(CROSS)}
         places = {around(end)[0]: linear for end, linear in ends.items()}
         self.outside(places)
-        layers = [modules.wrap(model, u, HoulsbyLayer).add(name, self, linear) for u, linear in places.items()]
-        if self.train_norms:
-            layers += BitFitConfig("norm", self.modules_to_save).inject(model, name)
-        return layers
+        norms = BitFitConfig("norm", self.modules_to_save).inject(model, name) if self.train_norms else []
+        return norms + [modules.wrap(model, u, HoulsbyLayer).add(name, self, linear) for u, linear in places.items()]
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class TrainedCopy(AdapterLayer):
             return self.base_layer(*inputs)
         chosen = self.copies[self.acting]
         kind = next(chosen.parameters()).dtype
-        return chosen(*(x.to(kind) for x in inputs))
+        return chosen(*(x.to(kind) if x.is_floating_point() else x for x in inputs))  # fichas continuam inteiras
 
 
 def layers(model):

@@ -54,7 +54,12 @@ class VirtualTokensConfig:
         for stack in modules.stacks(model):
             fits(stack, self.num_virtual_tokens, 1)
         table = model.get_input_embeddings()
-        return next(name for name, module in modules.named_outer(model).items() if module is table)
+        name = next(name for name, module in modules.named_outer(model).items() if module is table)
+        if f"{name}.".startswith(tuple(f"{whole}." for whole in self.modules_to_save or ())):
+            raise ValueError(
+                f"modules_to_save: {name} treinaria inteiro, e as fichas virtuais entram por ele. Tire-o da lista."
+            )
+        return name
 
     def export(self, model, name, tensors):
         """Os ajustes e os tensores que vão para o arquivo, com a tarefa que diz a peft como chamar o modelo."""

@@ -647,3 +647,30 @@ def test_nothing_of_this_warns():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="ftcourse")
         methods.merge_and_unload(train(methods.apply(tiny("bert"), "lora")))
+
+
+# ---------------------------------------------------------------- o que não pode treinar inteiro
+
+
+@pytest.mark.parametrize(
+    "method, family, part",
+    [
+        ("houlsby", "bert", "LayerNorm"),
+        ("prompt", "bert", "word_embeddings"),
+        ("prompt", "llama lm", "embed_tokens"),
+        ("prefix", "bert", "word_embeddings"),
+    ],
+)
+def test_a_part_that_the_technique_needs_is_not_trained_whole_and_nothing_is_left_behind(method, family, part):
+    model = tiny(family)
+    before = photo(model)
+    with pytest.raises(ValueError):
+        methods.apply(model, method, modules_to_save=[part])
+    assert photo(model) == before
+
+
+def test_a_table_of_embeddings_may_train_whole():
+    model = methods.apply(tiny("bert"), "lora", modules_to_save=["word_embeddings"])
+    model(**tiny_batch(model)).loss.backward()
+    [table] = [p for name, p in methods.tensors(model, "default").items() if "word_embeddings" in name]
+    assert table.grad.abs().sum() > 0
