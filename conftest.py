@@ -2,14 +2,17 @@
 
 import importlib.util
 import os
+import re
 from pathlib import Path
+
+import pytest
 
 BLOCK = Path(__file__).parent / "tests" / "sem_rede"
 
 # Os processos filhos herdam a pasta e, com ela, o bloqueio.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(BLOCK), os.environ.get("PYTHONPATH"))))
 os.environ["TQDM_DISABLE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # um núcleo por processo: dois processos não disputam os dois
 
 spec = importlib.util.spec_from_file_location("sem_rede", BLOCK / "sitecustomize.py")
 spec.loader.exec_module(importlib.util.module_from_spec(spec))  # e neste processo, que já começou
@@ -17,3 +20,17 @@ spec.loader.exec_module(importlib.util.module_from_spec(spec))  # e neste proces
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: roda um caderno inteiro; para pular, -m 'not slow'")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Em paralelo, as células de um caderno ficam num processo só, em ordem, e o ensaio dele se faz uma vez."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByNotebook(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            rehearsed = re.search(r"\[(.*-)?(\d\d_\w+)\]", test)
+            return file if file.endswith(".ipynb") else rehearsed[2] if rehearsed else nodeid
+
+    return ByNotebook(config, log)
