@@ -198,6 +198,17 @@ def test_the_answer_fills_the_holes_of_the_input(width, seed):
     assert torch.equal(again[0], source) and torch.equal(again[1], target)
 
 
+def test_a_sentinel_in_a_sentence_is_the_one_of_the_pretraining():
+    """Com ela no lugar de umas palavras, as outras fichas ficam como estavam: nenhum espaço sobra em volta."""
+    tokenizer = t5.train_tokenizer(["o menino abriu a porta, e a rua viu o menino."] * 20, 250)
+    whole = tokenizer("o menino abriu a porta, e a rua viu.")["input_ids"]
+    hidden = tokenizer("o menino <extra_id_0> a porta <extra_id_1>, e a rua <extra_id_2>.")["input_ids"]
+    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(3)]
+    pieces = [tokenizer(words, add_special_tokens=False)["input_ids"] for words in ("abriu", "viu")]
+    given = iter([pieces[0], [], pieces[1]])
+    assert [x for token in hidden for x in (next(given) if token in sentinels else [token])] == whole
+
+
 def test_every_cut_of_the_spans_is_as_likely():
     """Cinco fichas em dois trechos: quatro cortes, um quarto das vezes cada um."""
     first = t5.lengths(5, 2, 8000, generator())[:, 0]

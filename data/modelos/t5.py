@@ -31,8 +31,8 @@ def train_tokenizer(paragraphs, vocab_size):
     core.normalizer = tokenizers.normalizers.Sequence(
         [tokenizers.normalizers.NFC(), tokenizers.normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
     )
-    core.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    core.decoder = tokenizers.decoders.Metaspace()
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first")
+    core.decoder = tokenizers.decoders.Metaspace(prepend_scheme="first")
     trainer = tokenizers.trainers.UnigramTrainer(
         vocab_size=vocab_size - SENTINELS, special_tokens=SPECIALS, unk_token="<unk>", show_progress=False
     )
@@ -40,7 +40,9 @@ def train_tokenizer(paragraphs, vocab_size):
     core.post_processor = tokenizers.processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", EOS)]
     )
-    sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
+    # O espaço antes de uma sentinela é dela, e depois nenhum se inventa: no pré-treino ela toma o lugar de fichas que
+    # já traziam o seu.
+    sentinels = [tokenizers.AddedToken(f"<extra_id_{i}>", lstrip=True, special=True) for i in range(SENTINELS)]
     core.add_special_tokens(sentinels[::-1])
     names = dict(zip(("pad_token", "eos_token", "unk_token"), SPECIALS))
     return transformers.PreTrainedTokenizerFast(
