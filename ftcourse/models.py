@@ -38,6 +38,7 @@ class Profile:
 FAMILIES = {
     "bert": Family("mini-bert-pt", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"),
     "llama": Family("mini-llama-pt", "AutoModelForCausalLM", "AutoModelForSequenceClassification"),
+    "t5": Family("mini-t5-pt", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification"),
 }
 # O padrão pode ser trocado em FTCOURSE_PERFIL. Pelas páginas do Hub, cada revisão tem os pesos em safetensors; daqui
 # nenhuma foi baixada ainda. Os dois BERT e ptt5-v2-large não os têm no ramo main: são os pedidos do robô que converte,
