@@ -5,6 +5,8 @@ from statistics import NormalDist
 
 import pytest
 import torch
+import transformers
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from ftcourse import exercises
 from ftcourse.nf4 import TABLE
@@ -39,6 +41,37 @@ def even(base, plus, minus):
     return (plus + minus) / 2 - base
 
 
+def size(kind, config):
+    """Os parâmetros de um modelo que transformers monta, sem pesos."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in kind(config).parameters())
+
+
+def bert_block(d, f):
+    kind = transformers.models.bert.modeling_bert.BertLayer
+    return size(kind, transformers.BertConfig(hidden_size=d, intermediate_size=f, num_attention_heads=1))
+
+
+def llama(vocab, d, layers, heads, kv, f, tied):
+    config = transformers.LlamaConfig(
+        vocab_size=vocab, hidden_size=d, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv,
+        intermediate_size=f, tie_word_embeddings=tied,
+    )  # fmt: skip
+    return size(transformers.LlamaForCausalLM, config)
+
+
+def spin(x, positions, power=1.0, pair=True):
+    """O giro de transformers; power: o do expoente; pair=False: pares de vizinhos."""
+    heads, _, d = x.shape
+    rotary = LlamaRotaryEmbedding(transformers.LlamaConfig(hidden_size=heads * d, num_attention_heads=heads))
+    rotary.inv_freq = rotary.inv_freq**power
+    cos, sin = rotary(x[None], positions[None])
+    if not pair:
+        x = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    turned = apply_rotary_pos_emb(x[None], x[None], cos, sin)[0][0]
+    return turned if pair else turned.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+
 TYPICAL = {
     "00.1": [
         (lambda s, h: -s.sum(), "tamanho"),
@@ -65,6 +98,58 @@ TYPICAL = {
         (lambda d, s: 1 - phi(d / (2 * s)), "erros"),
         (lambda d, s: d / s, "corte no meio"),
         (lambda d, s: 1 / 0, "ZeroDivisionError"),
+    ],
+    "01.1": [
+        (lambda d, f: 4 * d * d + 2 * d * f, "só as matrizes"),
+        (lambda d, f: d, "com d = 256"),
+        (lambda d, f: 4 * d * d + 2 * d * f + 2 * d, "nenhum"),
+        (lambda d, f: 4 * d * d + 2 * d * f + 4 * d, "camadas lineares: um por saída"),
+        (lambda d, f: 4 * d * d + 2 * d * f + f + d + 4 * d, "quatro vieses da atenção"),
+        (lambda d, f: bert_block(d, f) - f - d, "d_ff na ida"),
+        (lambda d, f: bert_block(d, f) - f + d, "o tamanho da saída dela"),
+        (lambda d, f: bert_block(d, f) - 2 * d, "uma das duas normas"),
+        (lambda d, f: bert_block(d, f) - 4 * d, "as duas normas"),
+        (lambda d, f: bert_block(d, f) - d * d - d, "quatro matrizes"),
+        (lambda d, f: bert_block(d, f) - d * d - 4 * d, "todas com viés"),
+        (lambda d, f: bert_block(d, f) - d * f - d, "a que estreita"),
+        (lambda d, f: bert_block(d, f) + d * f, "com porta"),
+        (lambda d, f: bert_block(d, f) + d * f + f, "com porta"),
+        (789_760, "sem parênteses"),
+    ],
+    "01.2": [
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, False), "conte-a uma vez"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, True), "há duas tabelas"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, h, f, t), "menos cabeças"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, t) - n * d * (d - d // h * k), "continua d × d"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, t) - n * d * f, "três matrizes, e não duas"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, t) - n * 2 * d, "normas de cada bloco"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, t) - n * d, "uma norma por bloco"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, t) - d, "norma final"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, t) - n * 2 * d - d, "todas as normas"),
+        (lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, t) + n * 2 * d + d, "não tem viés"),
+        (
+            lambda v, d, n, h, k, f, t: llama(v, d, n, h, k, f, t) + n * (3 * d + 2 * d // h * k + 2 * f),
+            "não tem vieses",
+        ),
+        (lambda v, d, n, h, k, f, t: llama(v, d, 1, h, k, f, t), "um bloco só"),
+        (lambda v, d, n, h, k, f, t: v, "com vocab = 8000"),
+    ],
+    "01.3": [
+        (lambda x, p: spin(x, p, pair=False), "vizinhos (x₀"),
+        (lambda x, p: spin(x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2), p), "devolveu em metades"),
+        (lambda x, p: spin(x, -p), "ao contrário"),
+        (lambda x, p: spin(x, p, power=0.5), "2i/d, e não"),
+        (lambda x, p: spin(x, p, power=-1), "multiplicar"),
+        (lambda x, p: spin(x, p, power=0), "o mesmo ângulo"),
+        (lambda x, p: spin(x, torch.arange(x.shape[1])), "e não positions"),
+        (lambda x, p: x, "nada girou"),
+        (lambda x, p: (spin(x, p) + spin(x, -p)) / 2, "falta o seno"),
+        (lambda x, p: spin(x, p).roll(x.shape[-1] // 2, -1), "trocadas"),
+        (lambda x, p: 2 * spin(x, p), "difere do giro"),
+        (lambda x, p: spin(x, p)[0], "a forma"),
+        (lambda x, p: spin(x, p).numpy(), "ndarray"),
+        (lambda x, p: x.mul_(2), "mudou o x"),
+        (3.0, "sem parênteses"),
     ],
     "04.1": [
         (lambda x, W, A, B, a: x @ W.T + a * (x @ A.T) @ B.T, "sem dividir por r"),
@@ -154,6 +239,9 @@ RIGHT = {
     "00.1": lambda s, h: -(s - h).max(),
     "00.2": (0.8, 0),
     "00.3": lambda d, s: phi(d / (2 * s)),
+    "01.1": lambda d, f: bert_block(d, f),
+    "01.2": lambda *sizes: llama(*sizes),
+    "01.3": lambda x, p: spin(x, p),
     "04.1": lambda x, W, A, B, a: x @ W.T + a / len(A) * x @ A.T @ B.T,
     "04.2": (32, 8),
     "04.3": lambda r, a, d: 3 * d * r / a**2,
