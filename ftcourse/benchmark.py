@@ -29,8 +29,8 @@ from ftcourse import baselines, environment, methods, models, modules, tasks, tr
 from ftcourse.files import DATA, write_jsonl
 
 FAMILY = {"aceitabilidade": "bert", "habilidade_bncc": "llama", "corrija": "t5", "acentue": "t5"}
-STEPS = {  # por execução: umas três épocas nas duas primeiras; nas outras, o que cabe em seis minutos de um núcleo
-    "aceitabilidade": 1_350, "habilidade_bncc": 75, "corrija": 550, "acentue": 550,
+STEPS = {  # por execução: umas três épocas na primeira e seis na segunda; nas outras, seis minutos de um núcleo
+    "aceitabilidade": 1_350, "habilidade_bncc": 150, "corrija": 220, "acentue": 220,
 }  # fmt: skip
 BATCH = 32
 SEEDS = {"aceitabilidade": range(5)} | {name: range(3) for name in tasks.WRITTEN}
@@ -51,7 +51,7 @@ RATES = {
     "lora": (5e-4, 1e-3, 2e-3, 5e-3),
     "random": (2e-5, 1e-4),
 }
-WRITTEN_RATES = {"full": (5e-4, 1e-3), "lora": (2e-3, 5e-3), "random": (5e-4, 1e-3)}  # onde se escreve
+WRITTEN_RATES = {"full": (5e-4, 1e-3), "lora": (2e-3, 5e-3), "random": (1e-3,)}  # onde se escreve
 SAME_RATE = {"lora_r1": "lora"}  # não teve busca própria, e a tabela o diz
 PROBES = (("full", 2), ("lora", 2), ("lora_r64", 1), ("lora_r64_a128", 1), ("lora_r1", 1), ("lora_r1_a16", 1))
 BASELINES = {"aceitabilidade": ("majority", "tfidf", "without_labels")} | {

@@ -74,6 +74,7 @@ class TextTask(Task):
     """
 
     separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
+    no_repeat = 0  # ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição
 
     def prompts(self, tokenizer, texts, seq2seq=False):
         """O que o modelo lê antes de escrever, em fichas: uma lista para cada pedido.
@@ -132,6 +133,8 @@ PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\
 
 class Skill(TextTask):
     """Escrever uma habilidade da BNCC a partir de componente, ano e objeto de conhecimento."""
+
+    no_repeat = 4  # sempre na ficha mais provável, um modelo pequeno entra em laço e não sai
 
     @staticmethod
     def row(row):

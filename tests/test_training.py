@@ -244,6 +244,24 @@ def test_what_is_written_in_batches_is_what_is_written_one_token_at_a_time(seq2s
     assert len(set(map(len, prompts))) > 3 and len(set(answers)) > 3
 
 
+@SEQ2SEQ
+def test_a_task_may_forbid_what_repeats(monkeypatch, seq2seq):
+    """Um modelo que só quer escrever "a": com no_repeat = 2, o par "a a" sai uma vez e não volta."""
+    model, tokenizer = toy_writer(seq2seq)
+    letter, rows = tokenizer.convert_tokens_to_ids("a"), {"input": ["b"]}
+    plain = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: insist(plain(**given), letter))
+    (looping,) = training.generate(model, tokenizer, WRITING, rows, max_new_tokens=8)
+    monkeypatch.setattr(type(WRITING), "no_repeat", 2)
+    (free,) = training.generate(model, tokenizer, WRITING, rows, max_new_tokens=8)
+    assert looping == 8 * "a" and free.startswith("aa") and "aaa" not in free
+
+
+def insist(output, token):
+    output.logits[..., token] += 100
+    return output
+
+
 def test_it_stops_where_the_model_stops_reading(caplog):
     model, tokenizer = toy_writer(seq2seq=False)
     with torch.no_grad():
