@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftcourse import modules
-from ftcourse.prompts import VirtualTokens, VirtualTokensConfig, seen
+from ftcourse.virtual_tokens import VirtualTokens, VirtualTokensConfig, seen
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""Fichas virtuais: o que prompt e prefix tuning têm em comum, dos ajustes à entrada do modelo.
+
+    texto          x₁ … x_T  nas posições  0 … T−1
+    com p fichas   x₁ … x_T  nas posições  p … p+T−1        as p primeiras são das fichas virtuais
+
+As fichas são de um adaptador do modelo inteiro, guardado na tabela de embeddings de entrada: entram por ganchos
+(*hooks*) nas pilhas de camadas, e nenhum outro módulo muda.
+"""
+
+import inspect
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import nn
+
+from ftcourse import modules
+from ftcourse.modules import AdapterLayer
+
+
+@dataclass(frozen=True)
+class VirtualTokensConfig:
+    """O que prompt e prefix tuning têm em comum, com os nomes de peft. Levanta ValueError se p não é um inteiro.
+
+    num_virtual_tokens: p, quantas fichas virtuais. task_type: a tarefa, que peft precisa achar no arquivo e que
+    `methods.save` escreve. modules_to_save: o que mais treina, inteiro; None é a cabeça da tarefa.
+    """
+
+    prefix_in_file: ClassVar[str] = "base_model."
+    unmergeable: ClassVar[str] = "fichas virtuais não são um peso da base"
+
+    num_virtual_tokens: int = 20
+    task_type: str | None = None
+    modules_to_save: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if type(self.num_virtual_tokens) is not int or self.num_virtual_tokens < 1:
+            raise ValueError(f"num_virtual_tokens={self.num_virtual_tokens!r}: é um inteiro a partir de 1, como 20.")
+
+    def place(self, model):
+        """O nome da tabela de embeddings de entrada, que guarda as fichas. Levanta ValueError se elas não cabem."""
+        for stack in modules.stacks(model):
+            fits(stack, self.num_virtual_tokens, 1)
+        table = model.get_input_embeddings()
+        name = next(name for name, module in modules.named_outer(model).items() if module is table)
+        if f"{name}.".startswith(tuple(f"{whole}." for whole in self.modules_to_save or ())):
+            raise ValueError(
+                f"modules_to_save: {name} treinaria inteiro, e as fichas virtuais entram por ele. Tire-o da lista."
+            )
+        return name
+
+    def export(self, model, name, tensors):
+        """Os ajustes e os tensores que vão para o arquivo, com a tarefa que diz a peft como chamar o modelo."""
+        if modules.head(model):
+            task = "SEQ_CLS"
+        elif model.config.is_encoder_decoder:
+            task = "SEQ_2_SEQ_LM"
+        else:
+            task = "CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION"
+        return replace(self, task_type=task), tensors
+
+
+def fits(stack, p, length):
+    """Levanta ValueError se p fichas virtuais e `length` do texto passam das posições que o modelo aprendeu."""
+    table = getattr(getattr(stack, "embeddings", None), "position_embeddings", None)
+    if table is not None and p + length > table.num_embeddings:
+        raise ValueError(
+            f"{p} fichas virtuais e {length} do texto são {p + length}, e este modelo só tem posições para "
+            f"{table.num_embeddings}: corte o texto em {max(0, table.num_embeddings - p)} fichas, ou use um "
+            "num_virtual_tokens menor."
+        )
+
+
+def seen(inputs):
+    """Quantas posições o cache que entra já tem: zero, a não ser no meio de uma geração."""
+    cache = inputs.get("cache", inputs.get("past_key_values"))  # o nome novo em transformers, e o de antes
+    return 0 if cache is None else cache.get_seq_length()
+
+
+class VirtualTokens(AdapterLayer):
+    """A tabela de embeddings de entrada, com as fichas virtuais de cada adaptador.
+
+    A tabela responde o que respondia. Quem põe as fichas no modelo são ganchos (*hooks*) na entrada e na saída das
+    pilhas, que o envoltório registra ao chegar e tira ao sair: nenhum outro módulo muda.
+    """
+
+    of_the_model = True
+
+    def __init__(self, base_layer):
+        super().__init__(base_layer)
+        self.prompt_embeddings = nn.ParameterDict()  # {nome: (p, …)}
+        self.hooks = []
+
+    def remove(self, name):
+        """Esquece um adaptador; com o último saem os ganchos."""
+        super().remove(name)
+        if not self.names():
+            for hook in self.hooks:
+                hook.remove()
+            self.hooks = []
+
+    def forward(self, ids):
+        return self.base_layer(ids)
+
+    def entering(self, stack, args, kwargs):
+        """As entradas de uma pilha, todas por nome, com as posições do texto p adiante, e o tamanho dele."""
+        inputs = dict(zip(inspect.signature(stack.forward).parameters, args)) | kwargs
+        text = inputs.get("input_ids") if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+        p, length = len(self.prompt_embeddings[self.acting]), text.shape[1]
+        fits(stack, p, length + seen(inputs))
+        if inputs.get("position_ids") is not None:
+            inputs["position_ids"] = inputs["position_ids"] + p
+        return inputs, p, length
