@@ -12,9 +12,10 @@ Treinam p·d números, e cada tarefa é um arquivo de p linhas sobre a mesma bas
 p + T fichas. No artigo, P parte dos embeddings das classes ou de fichas comuns, melhor que números de U(±0,5), e só
 alcança o ajuste completo no modelo de 11 bilhões de parâmetros (§3). Em peft, se nada se diz, P vem de N(0, 1).
 
-Os estados das fichas virtuais não saem do modelo: os logits são os do texto, um por ficha, e a perda de um modelo
-causal não conta a primeira ficha, que em peft se prevê da última virtual. A exceção, como em peft: em BERT a classe sai
-da posição 0, que passa a ser a primeira ficha virtual, e não [CLS]. Em T5, P entra no codificador.
+Da pilha saem só os estados do texto: os logits são os dele, um por ficha, e a perda de um modelo causal não conta a
+primeira ficha, que em peft se prevê da última virtual. A exceção, como em peft: em BERT a classe sai da posição 0, que
+passa a ser a primeira ficha virtual, e não [CLS]. O que se pede à parte, `hidden_states` e `attentions`, mostra as
+p + T posições. Em T5, P entra no codificador.
 """
 
 from dataclasses import dataclass, replace

@@ -70,10 +70,28 @@ def fits(stack, p, length):
         )
 
 
+def cache(inputs):
+    """O cache que entra numa pilha, ou None."""
+    return inputs.get("cache", inputs.get("past_key_values"))  # transformers 5.24 o chama de cache; antes, do outro
+
+
 def seen(inputs):
     """Quantas posições o cache que entra já tem: zero, a não ser no meio de uma geração."""
-    cache = inputs.get("cache", inputs.get("past_key_values"))  # o nome novo em transformers, e o de antes
-    return 0 if cache is None else cache.get_seq_length()
+    return 0 if (past := cache(inputs)) is None else past.get_seq_length()
+
+
+def suits(inputs):
+    """Levanta ValueError se o cache que entra tem tamanho fixo, ou se a máscara não é (B, T)."""
+    if getattr(cache(inputs), "is_compileable", False):
+        raise ValueError(
+            f"O cache que veio, {type(cache(inputs)).__name__}, tem tamanho fixo, sem lugar para as fichas virtuais. "
+            'Gere com o que cresce, cache_implementation="dynamic", que é o padrão.'
+        )
+    if (mask := inputs.get("attention_mask")) is not None and mask.ndim != 2:
+        raise ValueError(
+            f"attention_mask veio com a forma {tuple(mask.shape)}. Com fichas virtuais é (B, T), 1 onde há texto e 0 "
+            "no preenchimento, e o modelo tira dela a máscara de cada atenção."
+        )
 
 
 class VirtualTokens(AdapterLayer):
@@ -102,8 +120,12 @@ class VirtualTokens(AdapterLayer):
         return self.base_layer(ids)
 
     def entering(self, stack, args, kwargs):
-        """As entradas de uma pilha, todas por nome, com as posições do texto p adiante, e o tamanho dele."""
+        """As entradas de uma pilha, todas por nome, com as posições do texto p adiante, e o tamanho dele.
+
+        Levanta ValueError se as fichas virtuais não cabem nas posições, no cache ou na máscara.
+        """
         inputs = dict(zip(inspect.signature(stack.forward).parameters, args)) | kwargs
+        suits(inputs)
         text = inputs.get("input_ids") if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
         p, length = len(self.prompt_embeddings[self.acting]), text.shape[1]
         fits(stack, p, length + seen(inputs))

@@ -662,6 +662,32 @@ def test_a_text_too_long_for_BERT_is_told_where_to_cut(plan, family):
     assert model(**short).loss.isfinite()
 
 
+@pytest.mark.parametrize("plan, family", [(p, f) for p in PLANS for f in GENERATE if p != "prompt" or "t5" not in f])
+def test_a_cache_of_fixed_size_has_no_room_and_the_way_out_is_told(plan, family):
+    model = applied(family, plan)
+    before = written(model, family)
+    with pytest.raises(ValueError, match=r'veio, \w+Cache, tem tamanho fixo.*cache_implementation="dynamic"'):
+        written(model, family, cache_implementation="static")
+    assert torch.equal(written(model, family, cache_implementation="dynamic"), before)
+    with methods.disabled(model):
+        static = written(model, family, cache_implementation="static")
+    assert torch.equal(static, written(tiny(family), family))
+
+
+def test_the_prompt_of_T5_stays_in_the_encoder_and_a_cache_of_fixed_size_serves():
+    model = applied("t5 lm", "prompt")
+    assert torch.equal(written(model, "t5 lm", cache_implementation="static"), written(model, "t5 lm"))
+
+
+@everywhere
+@pytest.mark.parametrize("shape", [(3, 7, 7), (3, 1, 7, 7)])
+def test_a_mask_that_is_not_that_of_the_text_is_told(plan, family, shape):
+    model = applied(family, plan)
+    inputs = tiny_batch(model) | {"attention_mask": torch.ones(shape)}
+    with pytest.raises(ValueError, match=r"attention_mask veio com a forma \(3, .*7\).*é \(B, T\)"):
+        model(**inputs)
+
+
 def test_LLaMA_and_T5_have_no_end_of_positions():
     for family in ("llama lm", "t5 lm"):
         for method in ("prompt", "prefix"):
