@@ -219,7 +219,9 @@ def unmerge(model):
 
 def merge_and_unload(model):
     """O modelo de transformers com o adaptador ativo já somado aos pesos, e mais nada. Devolve o mesmo objeto."""
-    for layer in modules.layers(merge(model)).values():
+    layers = modules.layers(unmerge(model)).values()  # antes de fundir, que troca módulos com o que há dentro deles
+    merge(model)
+    for layer in layers:
         layer.unmerged = None
         for name in layer.names():
             layer.remove(name)

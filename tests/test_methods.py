@@ -183,6 +183,17 @@ def test_merge_and_unload_leaves_the_model_of_transformers(method, family):
     assert not methods.adapters(model)
 
 
+@pytest.mark.parametrize("method", VIRTUAL)
+@pytest.mark.parametrize("merged", [False, True])
+def test_nothing_of_an_inactive_adapter_is_left_in_the_model_of_transformers(method, merged):
+    """Nem os ganchos de quem estava dentro de um módulo que a fusão troca inteiro."""
+    model = methods.apply(tiny("llama lm"), method, "inativo", num_virtual_tokens=2)
+    answer = logits(shake(methods.apply(model, "lora", modules_to_save=["embed_tokens"])))
+    methods.merge_and_unload(methods.merge(model) if merged else model)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    torch.testing.assert_close(logits(model), answer, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["t5 lm", "bert mlm"])
 def test_merging_the_output_leaves_the_input_embeddings_that_share_its_weight(family):
     model = tiny(family)
