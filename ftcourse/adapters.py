@@ -234,6 +234,11 @@ class Entrance(AdapterLayer):
             self.x = x
         return self.base_layer(x)
 
+    def switch(self, name):
+        """Troca de adaptador, e esquece o x que uma conta interrompida deixou."""
+        super().switch(name)
+        self.x = None
+
     def take(self):
         """O x guardado, que deixa de ocupar memória aqui."""
         x, self.x = self.x, None

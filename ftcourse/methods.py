@@ -166,7 +166,7 @@ def activate(model, name):
     trained = tensors(model, name).values()
     for layer in modules.layers(model).values():
         layer.unmerge()
-        layer.active = name if name in layer.names() else None
+        layer.switch(name)
     model.active_name = name
     model.requires_grad_(False)
     for parameter in trained:
@@ -183,12 +183,12 @@ def disabled(model):
     before = [(layer, layer.active, layer.unmerged is not None) for layer in layers]
     for layer in layers:
         layer.unmerge()
-        layer.active = None
+        layer.switch(None)
     try:
         yield model
     finally:
         for layer, was_active, was_merged in before:
-            layer.active = was_active
+            layer.switch(was_active)
             if was_merged:
                 layer.merge()
 
@@ -236,8 +236,7 @@ def remove(model, name):
     unmerge(model)
     for layer in modules.layers(model).values():
         layer.remove(name)
-        if layer.active == name:
-            layer.active = None
+        layer.switch(layer.active)
     modules.unwrap(model)
     model.adapters = {n: config for n, config in adapters(model).items() if n != name}
     if model.adapters and model.active_name == name:

@@ -56,6 +56,10 @@ class AdapterLayer(nn.Module):
         """O nome do adaptador que entra na conta: None se nenhum está ativo, ou se o ativo já está na base."""
         return self.active if self.unmerged is None else None
 
+    def switch(self, name):
+        """Põe para agir o adaptador `name`; nenhum, se a camada não o tem."""
+        self.active = name if name in self.names() else None
+
     def own(self):
         """Os dicionários em que esta camada guarda o que é de cada adaptador: {atributo: {nome: …}}."""
         return {k: child for k, child in self.named_children() if isinstance(child, (nn.ParameterDict, nn.ModuleDict))}

@@ -367,6 +367,28 @@ def test_recomputing_the_activations_gives_the_same_gradients_and_nothing_is_kep
     assert all(layer.x is None for layer in modules.layers(saving).values() if isinstance(layer, Entrance))
 
 
+@everywhere
+@pytest.mark.parametrize("change", ["desligar", "trocar", "reativar"])
+def test_what_an_interrupted_answer_left_is_forgotten_at_the_next_change(family, change):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    model = tiny(family)
+    hook = next(iter(modules.by_role(model, "down").values())).register_forward_pre_hook(interrupt)
+    methods.apply(methods.apply(model, "lora", "outro"), "pfeiffer")
+    entrances = [layer for layer in modules.layers(model).values() if isinstance(layer, Entrance)]
+    with pytest.raises(KeyboardInterrupt):
+        model(**toys.tiny_batch(model))
+    hook.remove()
+    assert any(layer.x is not None for layer in entrances)
+    if change == "desligar":
+        with methods.disabled(model):
+            assert all(layer.x is None for layer in entrances)
+    else:
+        methods.activate(model, "outro" if change == "trocar" else "default")
+    assert all(layer.x is None for layer in entrances)
+
+
 # ---------------------------------------------------------------- o que é recusado
 
 REFUSED = {
