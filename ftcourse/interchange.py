@@ -118,5 +118,5 @@ def check(folder, values, shapes):
         if values[name].shape != shape:
             raise ValueError(
                 f"Em {where}, {name} tem a forma {tuple(values[name].shape)}, e o modelo pede {tuple(shape)}: é outro "
-                "modelo, ou outro r. Nada foi carregado."
+                "modelo, ou outros ajustes. Nada foi carregado."
             )
