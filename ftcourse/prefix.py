@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftcourse import modules
-from ftcourse.virtual_tokens import VirtualTokens, VirtualTokensConfig, seen
+from ftcourse.virtual_tokens import VirtualTokens, VirtualTokensConfig, positions, seen
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class PrefixTuningConfig(VirtualTokensConfig):
 
     def restore(self, values):
         """O arquivo traz P, tenha saído de um MLP ou não."""
-        return replace(self, prefix_projection=False), values
+        config, values = super().restore(values)
+        return replace(config, prefix_projection=False), values
 
 
 class PrefixLayer(VirtualTokens):
@@ -104,7 +105,8 @@ class PrefixLayer(VirtualTokens):
             return None
         inputs, p, length = self.entering(stack, args, kwargs)
         if inputs.get("position_ids") is None and "position_ids" in inspect.signature(stack.forward).parameters:
-            inputs["position_ids"] = torch.arange(length, device=self.weight.device)[None] + p + seen(inputs)
+            first = positions(stack)[0] + p + seen(inputs)
+            inputs["position_ids"] = torch.arange(first, first + length, device=self.weight.device)[None]
         return (), inputs | {"prefix": self.table(self.acting).split(self.sizes, dim=1)}
 
     def attend(self, i, attention, args, kwargs):

@@ -13,9 +13,9 @@ p + T fichas. No artigo, P parte dos embeddings das classes ou de fichas comuns,
 alcança o ajuste completo no modelo de 11 bilhões de parâmetros (§3). Em peft, se nada se diz, P vem de N(0, 1).
 
 Da pilha saem só os estados do texto: os logits são os dele, um por ficha, e a perda de um modelo causal não conta a
-primeira ficha, que em peft se prevê da última virtual. A exceção, como em peft: em BERT a classe sai da posição 0, que
-passa a ser a primeira ficha virtual, e não [CLS]. O que se pede à parte, `hidden_states` e `attentions`, mostra as
-p + T posições. Em T5, P entra no codificador.
+primeira ficha, que em peft se prevê da última virtual. A exceção, como em peft: em BERT e RoBERTa a classe sai da
+posição 0, que passa a ser a primeira ficha virtual, e não [CLS]. O que se pede à parte, `hidden_states` e `attentions`,
+mostra as p + T posições. Em T5, P entra no codificador.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from ftcourse import modules
 from ftcourse.files import choose
-from ftcourse.virtual_tokens import VirtualTokens, VirtualTokensConfig, seen
+from ftcourse.virtual_tokens import VirtualTokens, VirtualTokensConfig, positions, seen
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,13 @@ class PromptTuningConfig(VirtualTokensConfig):
         rows, p = values.get("prompt_embeddings"), self.num_virtual_tokens
         if self.num_transformer_submodules == 2 and rows is not None and len(rows) == 2 * p:
             values = values | {"prompt_embeddings": rows[:p]}
-        return replace(self, prompt_tuning_init="RANDOM", num_transformer_submodules=1), values
+        config, values = super().restore(values)
+        return replace(config, prompt_tuning_init="RANDOM", num_transformer_submodules=1), values
+
+
+def reads_first(model):
+    """Se a classe sai da posição 0 do que a pilha responde, como em RoBERTa; em BERT, sai do *pooler*, dentro dela."""
+    return modules.head(model) == ("classifier",) and type(model).__name__.endswith("ForSequenceClassification")
 
 
 class PromptLayer(VirtualTokens):
@@ -104,7 +110,7 @@ class PromptLayer(VirtualTokens):
             self.hooks = [first.register_forward_pre_hook(self.prepend, with_kwargs=True)]
             for stack in decoder:
                 self.hooks.append(stack.register_forward_pre_hook(self.widen, with_kwargs=True))
-            if not decoder:
+            if not decoder and not reads_first(model):
                 self.hooks.append(first.register_forward_hook(self.strip, with_kwargs=True))
         return self
 
@@ -123,9 +129,9 @@ class PromptLayer(VirtualTokens):
         inputs |= {"input_ids": None, "inputs_embeds": torch.cat([P, x], dim=1)}
         if inputs.get("token_type_ids") is not None:
             inputs["token_type_ids"] = F.pad(inputs["token_type_ids"], (p, 0))
-        if (positions := inputs.get("position_ids")) is not None:
-            before = torch.arange(p, device=positions.device).expand(len(positions), -1)
-            inputs["position_ids"] = torch.cat([before, positions], dim=1)
+        if (after := inputs.get("position_ids")) is not None:
+            before = (torch.arange(p, device=after.device) + positions(stack)[0]).expand(len(after), -1)
+            inputs["position_ids"] = torch.cat([before, after], dim=1)
         return (), inputs
 
     def strip(self, stack, args, kwargs, output):

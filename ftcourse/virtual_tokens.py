@@ -8,6 +8,7 @@ As fichas são de um adaptador do modelo inteiro, guardado na tabela de embeddin
 """
 
 import inspect
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -58,15 +59,34 @@ class VirtualTokensConfig:
             task = "CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION"
         return replace(self, task_type=task), tensors
 
+    def restore(self, values):
+        """Os ajustes e os tensores de um arquivo. Levanta ValueError, sem reservar memória, se P não tem p linhas."""
+        P, p = values.get("prompt_embeddings"), self.num_virtual_tokens
+        if P is not None and P.shape[:1] != (p,):
+            raise ValueError(
+                f"O arquivo diz num_virtual_tokens={p}, e prompt_embeddings tem a forma {tuple(P.shape)}, que não é de "
+                f"{p} linhas: foi cortado ou alterado. Grave-o outra vez. Nada foi carregado."
+            )
+        return self, values
+
+
+def positions(stack):
+    """As posições que o modelo aprendeu: (a primeira, quantas). Sem tabela, como em LLaMA e T5, (0, infinitas).
+
+    Em RoBERTa a primeira é 2: as linhas da tabela até padding_idx são do preenchimento.
+    """
+    if (table := getattr(getattr(stack, "embeddings", None), "position_embeddings", None)) is None:
+        return 0, math.inf
+    first = 0 if table.padding_idx is None else table.padding_idx + 1
+    return first, table.num_embeddings - first
+
 
 def fits(stack, p, length):
     """Levanta ValueError se p fichas virtuais e `length` do texto passam das posições que o modelo aprendeu."""
-    table = getattr(getattr(stack, "embeddings", None), "position_embeddings", None)
-    if table is not None and p + length > table.num_embeddings:
+    if p + length > (room := positions(stack)[1]):
         raise ValueError(
-            f"{p} fichas virtuais e {length} do texto são {p + length}, e este modelo só tem posições para "
-            f"{table.num_embeddings}: corte o texto em {max(0, table.num_embeddings - p)} fichas, ou use um "
-            "num_virtual_tokens menor."
+            f"{p} fichas virtuais e {length} do texto são {p + length}, e este modelo só tem posições para {room}: "
+            f"corte o texto em {max(0, room - p)} fichas, ou use um num_virtual_tokens menor."
         )
 
 

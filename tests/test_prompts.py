@@ -247,6 +247,57 @@ def test_with_the_cache_or_without_and_with_beams_the_answer_is_the_same(plan, f
         )
 
 
+def roberta(kind):
+    """Um RoBERTa minúsculo: as 32 posições dele começam em 2, e a classe sai da posição 0, sem *pooler*."""
+    config = transformers.RobertaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=20,
+        max_position_embeddings=34, type_vocab_size=1, pad_token_id=PAD + 1, num_labels=3,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = kind(config).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+ROBERTAS = {"SEQ_CLS": "SequenceClassification", "FEATURE_EXTRACTION": "MaskedLM", "TOKEN_CLS": "TokenClassification"}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("task", ROBERTAS)
+@quiet
+def test_in_RoBERTa_positions_start_at_2_and_all_is_that_of_peft(tmp_path, plan, task):
+    kind = getattr(transformers, f"RobertaFor{ROBERTAS[task]}")
+    hand = shake(methods.apply(roberta(kind), num_virtual_tokens=3, **PLANS[plan]))
+    options = {key: value for key, value in PLANS[plan].items() if key != "method"}
+    theirs = THEIRS[PLANS[plan]["method"]](num_virtual_tokens=3, task_type=task, **options)
+    theirs = peft.get_peft_model(roberta(kind), theirs).eval()
+    with torch.no_grad():
+        for one, other in both(hand, theirs).values():
+            other.copy_(one)
+    ids = tiny_batch(tiny("bert"))["input_ids"].masked_fill(tiny_batch(tiny("bert"))["attention_mask"] == 0, PAD + 1)
+    inputs = {"input_ids": ids, "attention_mask": (ids != PAD + 1).long()}
+    text = slice(None) if task == "SEQ_CLS" else inputs["attention_mask"].bool()
+    results = []
+    for model in (hand, theirs):
+        scores = model(**inputs).logits
+        scores = (scores if task == "SEQ_CLS" else scores[:, -ids.shape[1] :])[text]
+        scores.square().mean().backward()
+        results.append(scores)
+    gradients = {name: (one.grad, other.grad) for name, (one, other) in both(hand, theirs).items()}
+    assert_near({"": results} | gradients, 1e-5)
+    assert not torch.allclose(results[0], roberta(kind)(**inputs).logits[text], rtol=1e-2)
+    told = hand(**inputs, position_ids=torch.arange(2, 9).expand(3, -1)).logits[text]
+    assert torch.equal(told, results[0])
+    methods.save(hand, tmp_path)
+    again = methods.load(roberta(kind), tmp_path)
+    assert_near({"": (again(**inputs).logits[text], results[0])}, 1e-5)
+    longer = {name: value.repeat(1, 5)[:, :30] for name, value in inputs.items()}
+    with pytest.raises(ValueError, match=r"3 fichas virtuais e 30 do texto são 33.*só tem posições para 32.*29 fichas"):
+        hand(**longer)
+
+
 # ---------------------------------------------------------------- a conta, escrita por extenso
 
 
@@ -790,12 +841,13 @@ def rows(new):
     return damage
 
 
+def longer(P):
+    return P.repeat(33, 1)
+
+
 DAMAGES = {
     "sem p": (change(num_virtual_tokens=None), r"não diz num_virtual_tokens"),
-    "p trocado": (
-        change(num_virtual_tokens=4),
-        r"prompt_embeddings tem a forma \(3, \d+\), e o modelo pede \(4, \d+\)",
-    ),
+    "p trocado": (change(num_virtual_tokens=4), r"diz num_virtual_tokens=4, .*tem a forma \(3, \d+\).*4 linhas"),
     "p pela metade": (rows(lambda P: torch.cat([P, P])), r"prompt_embeddings tem a forma \(6, \d+\)"),
     "p em texto": (change(num_virtual_tokens="3"), r"num_virtual_tokens='3': é um inteiro"),
     "sem linhas": (rows(lambda P: None), r"não tem prompt_embeddings: é de outro modelo"),
@@ -803,7 +855,9 @@ DAMAGES = {
     "um nan": (rows(lambda P: P * torch.nan), r"prompt_embeddings tem valores que não são números"),
     "um ajuste de amanhã": (change(use_novidade=True), r"use_novidade=True, que o curso não sabe ler"),
     "outra técnica": (change(peft_type="P_TUNING"), r"técnica que .* pede, 'P_TUNING'.*'PROMPT_TUNING'"),
-    "fichas demais": (change(num_virtual_tokens=99), r"99 fichas virtuais"),
+    "fichas demais": (lambda folder: (change(num_virtual_tokens=99)(folder), rows(longer)(folder)), r"99 fichas virt"),
+    "uma coluna a menos": (rows(lambda P: P[:, 1:].clone()), r"tem a forma \(3, \d+\), e o modelo pede \(3, \d+\)"),
+    "um número só": (rows(lambda P: P[0, 0].clone()), r"prompt_embeddings tem a forma \(\), que não é de 3 linhas"),
 }
 
 
@@ -818,6 +872,18 @@ def test_a_damaged_file_is_told_and_nothing_of_it_is_loaded(tmp_path, damage, wo
     with pytest.raises(ValueError, match=words):
         methods.load(model, tmp_path)
     assert photo(model) == before and torch.equal(logits(model), answered)
+
+
+@pytest.mark.parametrize("p", [10**15, 10**30])
+@pytest.mark.parametrize("plan", ["prompt", "prefixo"])
+def test_a_huge_p_in_a_file_is_held_against_the_tensor_that_is_there(tmp_path, plan, p):
+    methods.save(applied("llama lm", plan), tmp_path)
+    change(num_virtual_tokens=p)(tmp_path)
+    model = tiny("llama lm")
+    before = photo(model)
+    with pytest.raises(ValueError, match=rf"diz num_virtual_tokens={p}, e prompt_embeddings tem a forma \(3, \d+\)"):
+        methods.load(model, tmp_path)
+    assert photo(model) == before
 
 
 def test_a_prompt_is_not_a_prefix_and_the_T5_prefix_of_peft_is_another(tmp_path):
