@@ -73,6 +73,7 @@ class BottleneckConfig:
     biblioteca `adapters` usa 0,02, sem truncar. modules_to_save: o que mais treina, inteiro; None é a cabeça da tarefa.
     """
 
+    needed_in_file: ClassVar[tuple] = ("reduction_factor", "non_linearity")
     unmergeable: ClassVar[str] = "entre W_down e W_up há uma função que não é linear, e nenhum peso faz a conta dela"
 
     reduction_factor: float = 16

@@ -24,8 +24,6 @@ HARMLESS = {
     "num_layers", "token_dim", "num_attention_heads", "num_transformer_submodules", "encoder_hidden_size",
     "init_weights", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
 }  # fmt: skip
-# Os padrões daqui não são os de peft, e de alguns os pesos nada dizem: o que falta não se adivinha.
-NEEDED = ("r", "lora_alpha", "reduction_factor", "non_linearity", "num_virtual_tokens")
 
 
 def write(folder, config, tensors, base=None):
@@ -51,8 +49,11 @@ def prefix(kind):
 
 
 def in_file(kind, name):
-    """O nome de um peso num arquivo: o de uma camada tem começo; o do modelo inteiro, como prompt_embeddings, não."""
-    return prefix(kind) + name if "." in name else name
+    """O nome de um peso num arquivo: o de uma camada ganha o começo.
+
+    O do modelo inteiro fica como a técnica o deu: prompt_embeddings, base_model.vera_A.
+    """
+    return name if "." not in name or name.startswith("base_model.") else prefix(kind) + name
 
 
 def read(folder, kinds):
@@ -76,7 +77,7 @@ def read(folder, kinds):
     fitting = [k for k in kinds if k.peft_type == wanted and fields | variant(k) == fields]
     kind = max(fitting, key=lambda kind: len(variant(kind)))
     names = [field.name for field in dataclasses.fields(kind)]
-    if lost := [name for name in NEEDED if name in names and fields.get(name) is None]:
+    if lost := [name for name in getattr(kind, "needed_in_file", ()) if fields.get(name) is None]:  # não se adivinha
         raise ValueError(f"{folder / CONFIG} não diz {', '.join(lost)}: foi cortado ou alterado. Grave-o outra vez.")
     safe = {*HARMLESS, *names, *variant(kind)}
     unknown = [f for f, v in fields.items() if f not in safe and v and v != "none"]

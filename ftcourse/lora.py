@@ -37,6 +37,7 @@ class LoraConfig:
     """
 
     peft_type: ClassVar[str] = "LORA"
+    needed_in_file: ClassVar[tuple] = ("r", "lora_alpha")  # os padrões daqui não são os de peft
 
     r: int = 8
     lora_alpha: float = 16

@@ -154,10 +154,20 @@ def tensors(model, name):
     """O que um adaptador treina, com os nomes que peft lhe dá num arquivo, sem o começo: {nome: Parameter}."""
     if isinstance(adapters(model)[choose("o adaptador", name, adapters(model))], FullConfig):
         return dict(model.named_parameters())
+    return named(model, lambda layer: layer.tensors(name))
+
+
+def saved(model, name):
+    """O que vai para o arquivo de um adaptador: o que treina e, congelado, o que mais ele pede. {nome: tensor}"""
+    return tensors(model, name) | named(model, lambda layer: layer.kept(name) if name in layer.names() else {})
+
+
+def named(model, held):
+    """O que `held` diz que cada camada tem, com os nomes que peft lhe dá num arquivo, sem o começo: {nome: tensor}."""
     return {
-        key if layer.of_the_model else f"{path}.{key}".replace(".base_layer", ""): parameter
+        key if layer.of_the_model(key) else f"{path}.{key}".replace(".base_layer", ""): tensor
         for path, layer in modules.layers(model).items()
-        for key, parameter in layer.tensors(name).items()
+        for key, tensor in held(layer).items()
     }
 
 
@@ -251,15 +261,15 @@ def save(model, folder, name=None):
     adaptador treinou, que `load` confere.
     """
     name = active(model) if name is None else name
-    saved, config, base = tensors(model, name), adapters(model)[name], None
+    values, config, base = saved(model, name), adapters(model)[name], None
     if hasattr(config, "target_modules"):
         config = dataclasses.replace(config, target_modules=modules.targets(model, name))
     if hasattr(config, "export"):
-        config, saved = config.export(model, name, saved)
+        config, values = config.export(model, name, values)
     if not isinstance(config, FullConfig):
         with disabled(model):
             base = modules.fingerprint(model)
-    interchange.write(folder, config, saved, base)
+    interchange.write(folder, config, values, base)
 
 
 def load(model, folder, name="default"):
@@ -277,12 +287,12 @@ def load(model, folder, name="default"):
     known = [module for module, _ in blank.named_modules()]
     if isinstance(listed := config.modules_to_save or (), tuple):  # peft lista também cabeças que o modelo não tem
         config = dataclasses.replace(config, modules_to_save=tuple(m for m in listed if modules.ending_in(known, m)))
-    shapes = {key: parameter.shape for key, parameter in tensors(apply(blank, config), "default").items()}
+    shapes = {key: tensor.shape for key, tensor in saved(apply(blank, config), "default").items()}
     interchange.check(folder, values, shapes)
     apply(model, config, name)
     with torch.no_grad():
-        for key, parameter in tensors(model, name).items():
-            parameter.copy_(values[key])
+        for key, tensor in saved(model, name).items():
+            tensor.copy_(values[key])
     if base and base != modules.fingerprint(model):
         warnings.warn(
             f"O adaptador de {folder} treinou sobre outros pesos. Confira se o modelo é o mesmo e se um adaptador já "

@@ -34,11 +34,11 @@ class AdapterLayer(nn.Module):
     """Uma camada em volta de `base_layer`, que continua a ser o mesmo módulo, com o que cada adaptador treina.
 
     Cada subclasse guarda os seus parâmetros em `nn.ParameterDict`s ou, se são módulos, em `nn.ModuleDict`s, com o nome
-    do adaptador como chave. Age no máximo um por vez, `active`; sem nenhum, a resposta é a da camada base.
+    do adaptador como chave; o que não treina, nos buffers de um módulo. Age no máximo um por vez, `active`; sem nenhum,
+    a resposta é a da camada base.
     """
 
     in_file: ClassVar = {}  # {nome de um ParameterDict: o que peft lhe dá num arquivo}, quando são diferentes
-    of_the_model = False  # se o que a camada guarda é do modelo inteiro: no arquivo, os nomes não levam o caminho dela
 
     def __init__(self, base_layer):
         super().__init__()
@@ -75,6 +75,14 @@ class AdapterLayer(nn.Module):
             else:
                 found |= dict(values[name].named_parameters())
         return found
+
+    def kept(self, name):
+        """Os tensores congelados que vão com um adaptador para o arquivo: {} se o que treina basta."""
+        return {}
+
+    def of_the_model(self, key):
+        """Se um tensor é do modelo inteiro, e o nome dele no arquivo não leva o caminho desta camada."""
+        return False
 
     def names(self):
         """Os nomes dos adaptadores que esta camada tem."""

@@ -27,6 +27,7 @@ class VirtualTokensConfig:
     """
 
     prefix_in_file: ClassVar[str] = "base_model."
+    needed_in_file: ClassVar[tuple] = ("num_virtual_tokens",)
     unmergeable: ClassVar[str] = "fichas virtuais não são um peso da base"
 
     num_virtual_tokens: int = 20
@@ -121,12 +122,14 @@ class VirtualTokens(AdapterLayer):
     pilhas, que o envoltório registra ao chegar e tira ao sair: nenhum outro módulo muda.
     """
 
-    of_the_model = True
-
     def __init__(self, base_layer):
         super().__init__(base_layer)
         self.prompt_embeddings = nn.ParameterDict()  # {nome: (p, …)}
         self.hooks = []
+
+    def of_the_model(self, key):
+        """As fichas virtuais são do modelo inteiro."""
+        return True
 
     def remove(self, name):
         """Esquece um adaptador; com o último saem os ganchos."""

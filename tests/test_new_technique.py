@@ -1,0 +1,172 @@
+"""O que CONTRIBUTING promete a uma técnica nova: um arquivo, uma linha em METHODS, e o resto já funciona.
+
+A técnica daqui é VeRA (Kopiczko et al., 2024), escrita no teste: A e B sorteadas, congeladas e as mesmas em todas as
+camadas; treinam dois vetores por camada. O arquivo é o de peft, e leva também o que não treina.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import peft
+import pytest
+import safetensors.torch
+import torch
+from test_methods import assert_same, base, bits
+from torch import nn
+from torch.nn import functional as F
+from toys import logits, photo, shake, tiny, tiny_batch
+
+from ftcourse import methods, modules
+from ftcourse.interchange import CONFIG, WEIGHTS
+
+families = pytest.mark.parametrize("family", ["bert", "llama lm", "t5 lm"])
+
+
+@dataclass(frozen=True)
+class VeraConfig:
+    peft_type: ClassVar[str] = "VERA"
+    needed_in_file: ClassVar[tuple] = ("r",)
+
+    r: int = 4
+    d_initial: float = 0.1
+    projection_prng_key: int = 0  # de onde peft sorteia A e B, que vêm no arquivo
+    save_projection: bool = True
+    target_modules: str | tuple[str, ...] = "all-linear"
+    modules_to_save: tuple[str, ...] | None = None
+
+    def inject(self, model, name):
+        chosen, shared = modules.find(model, self.target_modules, outside=self.modules_to_save or ()), nn.Module()
+        d_in, d_out = (
+            max(getattr(layer, side) for layer in chosen.values()) for side in ("in_features", "out_features")
+        )
+        shared.register_buffer("A", torch.randn(self.r, d_in, device=model.device))
+        shared.register_buffer("B", torch.randn(d_out, self.r, device=model.device))
+        return [modules.wrap(model, target, VeraLayer).add(name, self, shared) for target in chosen]
+
+
+class VeraLayer(modules.AdapterLayer):
+    def __init__(self, base_layer):
+        super().__init__(base_layer)
+        self.vera_lambda_b, self.vera_lambda_d = nn.ParameterDict(), nn.ParameterDict()
+        self.projections = nn.ModuleDict()
+
+    def add(self, name, config, shared):
+        self.vera_lambda_b[name] = nn.Parameter(torch.zeros(self.out_features, device=self.weight.device))
+        self.vera_lambda_d[name] = nn.Parameter(torch.full((config.r,), config.d_initial, device=self.weight.device))
+        self.projections[name] = shared
+        return self
+
+    def kept(self, name):
+        return {"base_model.vera_A": self.projections[name].A, "base_model.vera_B": self.projections[name].B}
+
+    def of_the_model(self, key):
+        return key.startswith("base_model.")
+
+    def parts(self, name):
+        shared = self.projections[name]
+        A, B = shared.A[:, : self.in_features], shared.B[: self.out_features]
+        return A, B, self.vera_lambda_d[name], self.vera_lambda_b[name]
+
+    def forward(self, x):
+        h = self.base_layer(x)
+        if self.acting is None:
+            return h
+        A, B, d, b = self.parts(self.acting)
+        return (h + b * F.linear(d * F.linear(x.to(d.dtype), A), B)).to(h.dtype)
+
+    def merged(self, name):
+        A, B, d, b = self.parts(name)
+        return {"weight": self.weight + (b[:, None] * B) @ (d[:, None] * A)}
+
+
+@pytest.fixture(autouse=True)
+def one_line(monkeypatch):
+    monkeypatch.setitem(methods.METHODS, "vera", VeraConfig)
+
+
+def applied(family, name="default", seed=3, **options):
+    """Um modelo com A e B que não são os do sorteio de `load`."""
+    return shake(methods.apply(tiny(family), "vera", name, seed=seed, **options))
+
+
+@families
+def test_it_trains_the_vectors_and_keeps_the_projections(family):
+    model = tiny(family)
+    before = logits(model)
+    assert torch.equal(logits(methods.apply(model, "vera", seed=3)), before)
+    trains = methods.tensors(model, "default")
+    assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in trains.values()}
+    assert not [key for key in trains if "vera_A" in key or "vera_B" in key]
+    assert methods.saved(model, "default").keys() - trains.keys() == {"base_model.vera_A", "base_model.vera_B"}
+    shake(model)
+    model(**tiny_batch(model)).loss.backward()
+    assert all(p.grad.any() for name, p in trains.items() if "vera" in name)
+
+
+@families
+def test_saved_and_loaded_it_answers_the_same(tmp_path, family):
+    model = applied(family)
+    methods.save(model, tmp_path)
+    names = [n for n in safetensors.torch.load_file(tmp_path / WEIGHTS) if not n.startswith("base_model.model.")]
+    assert sorted(names) == ["base_model.vera_A", "base_model.vera_B"]
+    again = methods.load(tiny(family), tmp_path)
+    assert torch.equal(logits(again), logits(model)) and not torch.equal(logits(again), logits(tiny(family)))
+    layers = [layer for layer in modules.layers(again).values() if isinstance(layer, VeraLayer)]
+    assert len({id(layer.projections["default"]) for layer in layers}) == 1 < len(layers)
+
+
+@families
+def test_it_is_switched_disabled_merged_and_removed_as_every_other(family):
+    model, plain = applied(family, "um"), logits(tiny(family))
+    first = logits(model)
+    shake(methods.apply(model, "vera", "dois", r=2), seed=5)
+    second = logits(model)
+    assert not torch.equal(first, second) and torch.equal(logits(methods.activate(model, "um")), first)
+    with methods.disabled(model):
+        assert torch.equal(logits(model), plain)
+    torch.testing.assert_close(logits(methods.merge(model)), first, rtol=1e-4, atol=1e-4)
+    assert torch.equal(logits(methods.unmerge(model)), first)
+    assert_same(base(model), bits(tiny(family)))
+    fresh = methods.apply(tiny(family), "vera", "um")
+    methods.remove(methods.apply(model, "vera", "um"), "dois")
+    assert photo(methods.activate(model, "um"))[0] == photo(fresh)[0]
+    shake(model)
+    answer = logits(model)
+    torch.testing.assert_close(logits(methods.merge_and_unload(model)), answer, rtol=1e-4, atol=1e-4)
+    assert not modules.layers(model)
+
+
+TARGETS = {"bert": ["query", "output.dense"], "llama lm": ["q_proj", "down_proj"], "t5 lm": ["q", "wo"]}
+
+
+@families
+def test_peft_reads_it_and_it_reads_what_peft_writes(tmp_path, family):
+    head = [*modules.head(tiny(family))] or None
+    theirs = peft.VeraConfig(r=4, target_modules=TARGETS[family], projection_prng_key=7, modules_to_save=head)
+    theirs = shake(peft.get_peft_model(tiny(family), theirs).eval())
+    theirs.save_pretrained(tmp_path / "a")
+    ours = methods.load(tiny(family), tmp_path / "a")
+    assert torch.equal(logits(ours), logits(theirs)) and not torch.equal(logits(ours), logits(tiny(family)))
+    ours = applied(family, target_modules=TARGETS[family])
+    methods.save(ours, tmp_path / "b")
+    assert torch.equal(logits(peft.PeftModel.from_pretrained(tiny(family), tmp_path / "b").eval()), logits(ours))
+
+
+def test_what_its_file_lacks_is_told(tmp_path):
+    methods.save(applied("bert"), tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / WEIGHTS)
+    model = tiny("bert")
+    before = photo(model)
+    for damaged, words in (
+        ({n: t for n, t in tensors.items() if not n.endswith("vera_A")}, "não tem base_model.vera_A"),
+        (tensors | {"base_model.vera_B": torch.ones(3, 3)}, r"base_model\.vera_B tem a forma \(3, 3\)"),
+    ):
+        safetensors.torch.save_file(damaged, tmp_path / WEIGHTS)
+        with pytest.raises(ValueError, match=words):
+            methods.load(model, tmp_path)
+    fields = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({name: value for name, value in fields.items() if name != "r"}))
+    with pytest.raises(ValueError, match="não diz r: foi cortado"):
+        methods.load(model, tmp_path)
+    assert photo(model) == before
