@@ -53,7 +53,7 @@ SURROUNDINGS = {
 CROSS = ("EncDecAttention.o", "crossattention.output.dense")
 
 
-def around(end):
+def surroundings(end):
     """Os nomes do módulo de onde sai u e daquele em que entra x, em volta da camada de nome `end`.
 
     Levanta UnsuitableModel se não os conhece.
@@ -82,13 +82,13 @@ class BottleneckConfig:
     modules_to_save: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        if not is_number(self.reduction_factor) or not 1 <= self.reduction_factor < math.inf:
+        if not modules.is_number(self.reduction_factor) or not 1 <= self.reduction_factor < math.inf:
             raise ValueError(
                 f"reduction_factor={self.reduction_factor!r}: é um número a partir de 1, quantas vezes o gargalo é "
                 "mais estreito que o modelo. Comece por 16."
             )
         choose("a função de um adaptador, non_linearity,", self.non_linearity, NON_LINEARITIES)
-        if not is_number(self.init_std) or not 0 < self.init_std < math.inf:
+        if not modules.is_number(self.init_std) or not 0 < self.init_std < math.inf:
             raise ValueError(
                 f"init_std={self.init_std!r}: é um número maior que zero; com W_down e W_up em zero, só um viés "
                 "treinaria. Comece por 0.01."
@@ -99,10 +99,6 @@ class BottleneckConfig:
         closed = tuple(f"{name}." for name in self.modules_to_save or ())
         if taken := [place for place in places if f"{place}.".startswith(closed)]:
             raise ValueError(f"modules_to_save: {taken[0]} treinaria inteiro, e o adaptador age nele. Tire-o da lista.")
-
-
-def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class HoulsbyConfig(BottleneckConfig):
         """
         ends = modules.by_role(model, "output", "down")
         ends = {end: linear for end, linear in ends.items() if self.cross_adapter or not end.endswith(CROSS)}
-        places = {around(end)[0]: linear for end, linear in ends.items()}
+        places = {surroundings(end)[0]: linear for end, linear in ends.items()}
         self.outside(places)
         norms = BitFitConfig("norm", self.modules_to_save).inject(model, name) if self.train_norms else []
         return norms + [modules.wrap(model, u, HoulsbyLayer).add(name, self, linear) for u, linear in places.items()]
@@ -153,7 +149,7 @@ class PfeifferConfig(BottleneckConfig):
 
         Levanta UnsuitableModel se não reconhece os feed-forwards do modelo, e ValueError se modules_to_save toma um.
         """
-        places = [(*around(end), linear) for end, linear in modules.by_role(model, "down").items()]
+        places = [(*surroundings(end), linear) for end, linear in modules.by_role(model, "down").items()]
         self.outside([name for u, x, _ in places for name in (u, x)])
         layers = []
         for u, x, linear in places:

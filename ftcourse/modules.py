@@ -102,9 +102,9 @@ class AdapterLayer(nn.Module):
         um arredondamento).
         """
         if self.acting and (merged := self.merged(self.acting)):
-            kind, self.unmerged = self.weight.dtype, {key: getattr(self.bare, key) for key in merged}
+            dtype, self.unmerged = self.weight.dtype, {key: getattr(self.bare, key) for key in merged}
             for key, value in merged.items():  # um Parameter novo: outro módulo pode usar o mesmo peso
-                setattr(self.bare, key, nn.Parameter(value.to(kind), requires_grad=False))
+                setattr(self.bare, key, nn.Parameter(value.to(dtype), requires_grad=False))
 
     def unmerge(self):
         """Devolve à base os parâmetros que ela tinha."""
@@ -141,9 +141,9 @@ class TrainedCopy(AdapterLayer):
     def merge(self):
         """Põe a cópia do adaptador ativo no lugar do original, que fica guardado."""
         if self.acting:
-            kind = next(self.base_layer.parameters()).dtype
+            dtype = next(self.base_layer.parameters()).dtype
             self.unmerged = [self.base_layer]
-            self.base_layer = copy.deepcopy(self.copies[self.active]).to(kind)
+            self.base_layer = copy.deepcopy(self.copies[self.active]).to(dtype)
 
     def unmerge(self):
         """Devolve o original ao seu lugar."""
@@ -155,8 +155,8 @@ class TrainedCopy(AdapterLayer):
         if self.acting is None:
             return self.base_layer(*inputs)
         chosen = self.copies[self.acting]
-        kind = next(chosen.parameters()).dtype
-        return chosen(*(x.to(kind) if x.is_floating_point() else x for x in inputs))  # fichas continuam inteiras
+        dtype = next(chosen.parameters()).dtype
+        return chosen(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))  # fichas continuam inteiras
 
 
 def layers(model):
@@ -286,6 +286,16 @@ def by_role(model, *roles):
 def names_only(given):
     """Se o que veio é um texto ou uma coleção de textos."""
     return isinstance(given, (str, list, tuple, set)) and all(isinstance(name, str) for name in given)
+
+
+def is_count(value):
+    """Se é um inteiro a partir de 1; True, que Python conta como 1, não é."""
+    return type(value) is int and value >= 1
+
+
+def is_number(value):
+    """Se é um inteiro ou um float; True não é."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def ending_in(names, ending):

@@ -44,7 +44,7 @@ class PrefixTuningConfig(VirtualTokensConfig):
         super().__post_init__()
         if not isinstance(self.prefix_projection, bool):
             raise ValueError(f"prefix_projection={self.prefix_projection!r}: é True ou False.")
-        if (size := self.encoder_hidden_size) is not None and (type(size) is not int or size < 1):
+        if (size := self.encoder_hidden_size) is not None and not modules.is_count(size):
             raise ValueError(f"encoder_hidden_size={size!r}: é um inteiro a partir de 1, ou None.")
 
     def inject(self, model, name):

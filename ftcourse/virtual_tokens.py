@@ -35,7 +35,7 @@ class VirtualTokensConfig:
     modules_to_save: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        if type(self.num_virtual_tokens) is not int or self.num_virtual_tokens < 1:
+        if not modules.is_count(self.num_virtual_tokens):
             raise ValueError(f"num_virtual_tokens={self.num_virtual_tokens!r}: é um inteiro a partir de 1, como 20.")
 
     def place(self, model):

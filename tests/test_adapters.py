@@ -426,7 +426,7 @@ def test_a_module_under_the_adapter_does_not_train_whole_and_the_norm_of_BERT_do
     """Uma cópia inteira tomaria o lugar do adaptador. A norma de depois da soma, ao contrário, é lida onde estiver."""
     model = tiny(family, seed=1)
     before, ends = toys.photo(model), modules.by_role(model, "down")
-    places = {adapters.around(end)[part] for end in ends for part in ((0,) if method == "houlsby" else (0, 1))}
+    places = {adapters.surroundings(end)[part] for end in ends for part in ((0,) if method == "houlsby" else (0, 1))}
     for place in places:
         with pytest.raises(ValueError, match=rf"modules_to_save: {place} treinaria inteiro.*Tire-o da lista"):
             methods.apply(model, method, modules_to_save=[place])
