@@ -60,13 +60,18 @@ class PromptTuningConfig(VirtualTokensConfig):
             )
 
     def inject(self, model, name):
-        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`; devolve a camada, numa lista."""
-        P = self.initial(model.get_input_embeddings().weight)
+        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`; devolve a camada, numa lista.
+
+        Levanta ValueError se P não cabe nas posições do modelo ou se não há nele as fichas do começo.
+        """
+        table = model.get_input_embeddings()
+        P = self.initial(getattr(table, "bare", table))
         return [modules.wrap(model, self.place(model), PromptLayer).add(name, P, model)]
 
-    def initial(self, weight):
-        """P no começo, em float32: (p, d). weight: os embeddings do vocabulário, (V, d)."""
-        p, start = self.num_virtual_tokens, self.prompt_tuning_init
+    @torch.no_grad()
+    def initial(self, table):
+        """P no começo, em float32: (p, d). table: a que dá os embeddings das fichas; em Gemma 3, com uma escala."""
+        p, start, weight = self.num_virtual_tokens, self.prompt_tuning_init, table.weight
         if start == "RANDOM":
             return torch.randn(p, weight.shape[1], device=weight.device)
         if start == "TEXT":
@@ -78,7 +83,7 @@ class PromptTuningConfig(VirtualTokensConfig):
         if ids.min() < 0 or ids.max() >= len(weight):
             raise ValueError(f"prompt_tuning_init={start!r}: as fichas deste modelo vão de 0 a {len(weight) - 1}.")
         ids = ids.repeat(-(-p // len(ids)))[:p]
-        return weight.detach()[ids.to(weight.device)].to(torch.float32, copy=True)
+        return table(ids.to(weight.device)).to(torch.float32, copy=True)
 
     def export(self, model, name, tensors):
         """Sem o começo, que o arquivo dispensa, e que peft só sabe ler como texto."""

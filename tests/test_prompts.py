@@ -553,6 +553,18 @@ def test_a_prompt_starts_from_tokens_of_the_vocabulary_unless_told(family):
     assert drawn <= {tuple(row.tolist()) for row in table} and len(drawn) > 10
 
 
+def test_a_start_from_tokens_is_what_the_table_answers_and_in_Gemma_3_it_has_a_scale():
+    config = transformers.Gemma3TextConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=2,
+    )  # fmt: skip
+    model = transformers.Gemma3ForCausalLM(config).eval()
+    expected = model.get_input_embeddings()(torch.tensor([5, 6, 7])).detach()
+    assert not torch.allclose(expected, model.get_input_embeddings().weight[5:8])
+    methods.apply(model, "prompt", num_virtual_tokens=3, prompt_tuning_init=(5, 6, 7))
+    assert torch.equal(methods.tensors(model, "default")["prompt_embeddings"], expected)
+
+
 def test_a_random_start_is_that_of_nn_Embedding():
     torch.manual_seed(3)
     expected = nn.Embedding(5, tiny("bert").config.hidden_size).weight
