@@ -26,8 +26,12 @@ class DoraConfig(LoraConfig):
     variant: ClassVar[dict] = {"use_dora": True}
 
     def inject(self, model, name):
-        """Envolve as camadas escolhidas e dá a cada uma o A, o B e o m do adaptador `name`; devolve as camadas."""
-        return [modules.wrap(model, target, DoraLayer).add(name, self) for target in self.choose(model)]
+        """Envolve as camadas escolhidas e dá a cada uma o A, o B e o m do adaptador `name`; devolve as camadas.
+
+        Levanta ValueError se o peso de uma delas não se lê.
+        """
+        chosen = modules.readable(self.choose(model))
+        return [modules.wrap(model, target, DoraLayer).add(name, self) for target in chosen]
 
 
 class DoraLayer(LoraLayer):

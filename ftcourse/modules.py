@@ -321,6 +321,17 @@ def fingerprint(model, frozen=False):
     return digest.hexdigest()[:16]
 
 
+def readable(chosen):
+    """As mesmas camadas, {nome: módulo}. Levanta ValueError se o peso de uma delas não se lê como W: (d_out, d_in)."""
+    for name, layer in chosen.items():
+        if not layer.weight.is_floating_point():
+            raise ValueError(
+                f"{name} guarda o peso em inteiros, como os 4 bits de bitsandbytes, e esta técnica precisa de W. Use "
+                "LoRA, que só usa o que a camada responde, ou qlora.quantize_model, de que se lê Ŵ."
+            )
+    return chosen
+
+
 def quantized(module):
     """Se algum peso do módulo está guardado em inteiros, como os de 4 bits."""
     return any(not parameter.is_floating_point() for parameter in module.parameters())

@@ -28,8 +28,12 @@ class PissaConfig(LoraConfig):
     variant: ClassVar[dict] = {"init_lora_weights": "pissa"}
 
     def inject(self, model, name):
-        """Envolve as camadas escolhidas e dá a cada uma o A e o B que saem do seu peso; devolve as camadas."""
-        return [modules.wrap(model, target, PissaLayer).add(name, self) for target in self.choose(model)]
+        """Envolve as camadas escolhidas e dá a cada uma o A e o B que saem do seu peso; devolve as camadas.
+
+        Levanta ValueError se o peso de uma delas não se lê.
+        """
+        chosen = modules.readable(self.choose(model))
+        return [modules.wrap(model, target, PissaLayer).add(name, self) for target in chosen]
 
 
 class PissaLayer(LoraLayer):
