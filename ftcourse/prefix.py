@@ -11,8 +11,10 @@ fazem conta a mais. Treinar P é instável, e o artigo o tira de um MLP, que som
     P' (p, d)  →  Linear(d, h)  →  tanh  →  Linear(h, 2·L·d)  →  P        prefix_projection, desligado como em peft
 
 As posições do texto começam em p, como se o prefixo fosse texto: em BERT, as da tabela, e [CLS] muda de lugar; em
-LLaMA, as da rotação, que P_K não sofre; em T5, as da distância. Onde há menos cabeças de K e V que de Q, d é a largura
-de K. T5 tem três atenções por par de camadas (codificador, decodificador e cruzada), e o prefixo entra nas três.
+LLaMA, as da rotação, que P_K não sofre; em T5, que não divide por √d_h, as da distância. Onde há menos cabeças de K e V
+que de Q, d é a largura de K. T5 tem três atenções por par de camadas (codificador, decodificador e cruzada), e o
+prefixo entra nas três: L conta atenções. Onde uma só vê uma janela, como em Gemma 3, o prefixo continua à vista; em
+peft, sai dela.
 """
 
 import functools
@@ -48,7 +50,10 @@ class PrefixTuningConfig(VirtualTokensConfig):
             raise ValueError(f"encoder_hidden_size={size!r}: é um inteiro a partir de 1, ou None.")
 
     def inject(self, model, name):
-        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`; devolve a camada, numa lista."""
+        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`; devolve a camada, numa lista.
+
+        Levanta UnsuitableModel se não reconhece as atenções do modelo, e ValueError se P não cabe nas posições dele.
+        """
         keys = modules.by_role(model, "key")
         return [modules.wrap(model, self.place(model), PrefixLayer).add(name, self, model, keys)]
 
