@@ -9,6 +9,7 @@ import transformers
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from ftcourse import exercises
+from ftcourse.exercises import nb02
 from ftcourse.nf4 import TABLE
 
 phi, quantile = NormalDist().cdf, NormalDist().inv_cdf
@@ -70,6 +71,18 @@ def spin(x, positions, power=1.0, pair=True):
         x = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
     turned = apply_rotary_pos_emb(x[None], x[None], cos, sin)[0][0]
     return turned if pair else turned.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+
+def linear(step, steps, warmup, peak):
+    return peak * (step / warmup if step < warmup else (steps - step) / (steps - warmup))
+
+
+def patient(losses, patience):
+    for i in range(1, len(losses) + 1):
+        best = min(range(i), key=losses.__getitem__)
+        if i - 1 - best == patience:
+            break
+    return i, best + 1
 
 
 TYPICAL = {
@@ -150,6 +163,50 @@ TYPICAL = {
         (lambda x, p: spin(x, p).numpy(), "ndarray"),
         (lambda x, p: x.mul_(2), "mudou o x"),
         (3.0, "sem parênteses"),
+    ],
+    "02.1": [
+        (lambda i, n, w, p: linear(i, n, w, 1), "a fração"),
+        (lambda i, n, w, p: p * min((i + 1) / max(1, w), (n - i) / (n - w)), "o cronograma do curso"),
+        (lambda i, n, w, p: p * min(1, i / max(1, w)), "falta a descida"),
+        (lambda i, n, w, p: p * (n - i) / n, "falta a subida"),
+        (lambda i, n, w, p: p * (i / w if i < w else (n - i) / n), "salta no fim"),
+        (lambda i, n, w, p: p * (i / w if i < w else (n - 1 - i) / (n - 1 - w)), "no último passo"),
+        (lambda i, n, w, p: p * min(i / w, (n - i) / (n - w)), "divisão por zero"),
+        (lambda i, n, w, p: p, "no passo 0"),
+        (lambda i, n, w, p: math.nan, "no passo 0"),
+        (lambda i, n, w, p: None, "devolveu None"),
+        (lambda i, n, w, p: torch.ones(n), "pede um número"),
+        (3e-4, "sem parênteses"),
+    ],
+    "02.2": [
+        (lambda n, t: 16 * t, "congelados também"),
+        (lambda n, t: 16 * n, "só o peso"),
+        (lambda n, t: 4 * n + 8 * t, "faltam 4 bytes"),
+        (lambda n, t: 4 * n + 4 * t, "são dois"),
+        (lambda n, t: 4 * n + 16 * t, "duas vezes"),
+        (lambda n, t: n + 3 * t, "contou números. Em"),
+        (lambda n, t: 32 * n + 96 * t, "em bits"),
+        (lambda n, t: 2 * n + 12 * t, "veio"),
+        (lambda n, t: None, "devolveu None"),
+        (lambda n, t: f"{4 * n + 12 * t} bytes", "pede um número"),
+        (16, "sem parênteses"),
+    ],
+    "02.3": [
+        (lambda losses, p: tuple(k - 1 for k in nb02.stop(losses, p)), "contou as épocas de 0"),
+        (lambda losses, p: (nb02.stop(losses, p)[0],) * 2, "guardou a última"),
+        (lambda losses, p: nb02.stop(losses, 1), "primeira vez"),
+        (lambda losses, p: nb02.stop(losses, p + 1), "uma época a mais"),
+        (lambda losses, p: nb02.stop(losses, p, lambda x, i, best: x[i] >= x[i - 1]), "com a anterior"),
+        (lambda losses, p: nb02.stop(losses, p, lambda x, i, best: x[i] > x[best]), "empate"),
+        (lambda losses, p: nb02.stop(losses, p, consecutive=False), "volta a zero"),
+        (lambda losses, p: (nb02.stop(losses, p)[0], losses.index(min(losses)) + 1), "lista inteira"),
+        (lambda losses, p: None, "dois números"),
+        (lambda losses, p: nb02.stop(losses, p)[0], "dois números"),
+        (lambda losses, p: "62", "dois números"),
+        (lambda losses, p: (math.nan, 2), "dois números"),
+        (lambda losses, p: (*nb02.stop(losses, p), 0.6), "dois números"),
+        (lambda losses, p: (1, 1), "veio (1, 1)"),
+        ((4, 2), "sem parênteses"),
     ],
     "04.1": [
         (lambda x, W, A, B, a: x @ W.T + a * (x @ A.T) @ B.T, "sem dividir por r"),
@@ -242,6 +299,9 @@ RIGHT = {
     "01.1": lambda d, f: bert_block(d, f),
     "01.2": lambda *sizes: llama(*sizes),
     "01.3": lambda x, p: spin(x, p),
+    "02.1": lambda i, n, w, p: linear(i, n, w, p),
+    "02.2": lambda n, t: 4 * n + 12 * t,
+    "02.3": lambda losses, p: patient(losses, p),
     "04.1": lambda x, W, A, B, a: x @ W.T + a / len(A) * x @ A.T @ B.T,
     "04.2": (32, 8),
     "04.3": lambda r, a, d: 3 * d * r / a**2,
@@ -269,7 +329,14 @@ def test_the_right_answer_is_right(exercise):
 
 
 @pytest.mark.parametrize(
-    ("exercise", "answer"), [("00.1", ...), ("00.1", lambda s, h: ...), ("00.2", (..., 0)), ("04.2", [..., 8])]
+    ("exercise", "answer"),
+    [
+        ("00.1", ...),
+        ("00.1", lambda s, h: ...),
+        ("00.2", (..., 0)),
+        ("02.3", lambda losses, p: ...),
+        ("04.2", [..., 8]),
+    ],
 )
 def test_no_answer_is_not_a_wrong_answer(exercise, answer):
     assert exercises.judge(exercise, answer)[0] is None

@@ -47,7 +47,10 @@ def returned(function, *arguments):
 def called(function, *arguments):
     """O número que a função do aluno devolve; um tensor ou um vetor de um número só também serve. Ver `returned`."""
     value = returned(function, *arguments)
-    return float(value.item() if hasattr(value, "item") else value)
+    try:
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError):  # um tensor de vários números levanta RuntimeError
+        raise Wrong(f"a sua função devolveu {value!r}, e o exercício pede um número.") from None
 
 
 def recognise(given, mistakes, same):
