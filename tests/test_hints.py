@@ -15,12 +15,12 @@ from ftcourse.nf4 import TABLE
 phi, quantile = NormalDist().cdf, NormalDist().inv_cdf
 
 
-def normal_table(bits, delta=None, above=None, zeros=(0.0,), divide=True):
-    """A solução de 06.1, com os seus enganos."""
+def normal_table(bits, delta=None, below=None, zeros=(0.0,), half=False, divide=True):
+    """A solução de 06.1, com os seus enganos; half: se o quantil de ½ fica no fim de cada fila."""
     n = 2**bits
-    delta, above = delta or 1 - (1 / (2 * (n - 1)) + 1 / (2 * n)) / 2, above or n // 2
-    up = [quantile(p) for p in torch.linspace(delta, 0.5, above + 1)[:-1].tolist()]
-    down = [-quantile(p) for p in torch.linspace(delta, 0.5, n - above)[:-1].tolist()]
+    delta, below, end = delta or 1 - (1 / (2 * (n - 1)) + 1 / (2 * n)) / 2, below or n // 2 - 1, None if half else -1
+    up = [quantile(p) for p in torch.linspace(delta, 0.5, n // 2 + 1)[:end].tolist()]
+    down = [-quantile(p) for p in torch.linspace(delta, 0.5, below + 1)[:end].tolist()]
     table = torch.tensor(sorted([*down, *zeros, *up]))
     return table / table.max() if divide else table
 
@@ -254,7 +254,10 @@ TYPICAL = {
         (lambda b: normal_table(b, divide=False), "dividir pelo maior"),
         (lambda b: -normal_table(b).flip(0), "virada"),
         (lambda b: normal_table(b).flip(0), "fora de ordem"),
-        (lambda b: normal_table(b, zeros=(0.0, 0.0)), "tira um lugar"),
+        (lambda b: normal_table(b, below=2 ** (b - 1)), "tira um lugar"),
+        (lambda b: normal_table(b, half=True, zeros=()), "o zero aparece 2 vezes"),
+        (lambda b: normal_table(b, half=True), "o zero aparece 3 vezes"),
+        (lambda b: None, "falta o return"),
         (lambda b: torch.tensor([-math.inf, *normal_table(b)[1:]]), "infinito"),
         (lambda b: normal_table(b)[:4], "são 4 valores"),
         (lambda b: normal_table(b) ** 3, "difere do esperado"),
@@ -271,7 +274,13 @@ TYPICAL = {
         (lambda p, a, b: (pairs(p) - 7) / 7 * blocks(a, b), "menos 7, sobre 7"),
         (lambda p, a, b: (pairs(p) / 7.5 - 1) * blocks(a, b), "igualmente espaçados"),
         (lambda p, a, b: TABLE[pairs(p)] / blocks(a, b), "dividiu"),
-        (lambda p, a, b: TABLE[p.int()], "índices"),
+        (lambda p, a, b: TABLE[p.int()], "um byte inteiro guarda dois"),
+        (lambda p, a, b: TABLE[torch.stack([p & 240, p & 15], 1).int()], "não os traz para baixo"),
+        (lambda p, a, b: TABLE[torch.stack([p >> 4, p & 15], 1)], "máscara"),
+        (lambda p, a, b: TABLE[p >> 4], "máscara"),
+        (lambda p, a, b: TABLE[pairs(p)].view(-1, b) * a, "absmax[:, None]"),
+        (lambda p, a, b: TABLE[pairs(p)].view(-1, b + 1), "levantou RuntimeError"),
+        (lambda p, a, b: None, "falta o return"),
         (lambda p, a, b: TABLE[(p >> 4).int()], "dois códigos"),
         (lambda p, a, b: slices(4)[pairs(p)] * blocks(a, b), "difere do peso"),
         (lambda p, a, b: (TABLE[pairs(p)] * blocks(a, b)).tolist(), "list"),
@@ -279,7 +288,16 @@ TYPICAL = {
     ],
     "06.3": [
         (lambda w, p, m, e, n: (p - w) * (n / e) ** 2, "sorte incluída"),
+        (lambda w, p, m, e, n: p - w, "a subida que este E deu"),
+        (lambda w, p, m, e, n: (p - m) / 2 * n / e + even(w, p, m) * (n / e) ** 2, "as duas partes crescem"),
+        (lambda w, p, m, e, n: (p - m) / 2 + even(w, p, m) * (n / e) ** 2, "do E que você mediu"),
+        (lambda w, p, m, e, n: (m - w) * (n / e) ** 2, "W − E como se fosse W + E"),
         (lambda w, p, m, e, n: (p - m) / 2 * (n / e) ** 2, "usou a parte ímpar"),
+        (lambda w, p, m, e, n: (p - m) / 2 * n / e, "ímpar cresce com o erro"),
+        (lambda w, p, m, e, n: even(w, p, m) * (n / e) ** 4, "o quadrado é um só"),
+        (lambda w, p, m, e, n: even(w, p, m) / e**2, "essa é a constante"),
+        (lambda w, p, m, e, n: even(w, p, m) * n**2, "dividir pelo quadrado do erro que você mediu"),
+        (lambda w, p, m, e, n: None, "falta o return"),
         (lambda w, p, m, e, n: even(w, p, m) * n / e, "quadrado do erro, não com ele"),
         (lambda w, p, m, e, n: (p - w) * n / e, "em proporção ao erro"),
         (lambda w, p, m, e, n: even(w, p, m), "pelo tamanho"),
@@ -317,6 +335,7 @@ def first_attempt(monkeypatch):
     monkeypatch.setattr(exercises, "_attempts", type(exercises._attempts)())
 
 
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")  # um dos enganos é esse
 @pytest.mark.parametrize(("exercise", "answer", "hint"), CASES)
 def test_a_typical_mistake_gets_its_own_hint(exercise, answer, hint):
     right, text = exercises.judge(exercise, answer)

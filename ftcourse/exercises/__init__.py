@@ -35,12 +35,14 @@ def verifica(exercise, answer):
 
 
 def returned(function, *arguments):
-    """O que a função do aluno devolve. Levanta Wrong se não é uma função, Unanswered se devolve `...`."""
+    """O que a função do aluno devolve. Levanta Wrong se não é uma função ou nada devolve, Unanswered se é `...`."""
     if not callable(function):
         raise Wrong("responda com a função, sem parênteses: verifica(número, função).")
     value = function(*arguments)
     if value is ...:
         raise Unanswered
+    if value is None:
+        raise Wrong("a sua função não devolveu nada: falta o return.")
     return value
 
 

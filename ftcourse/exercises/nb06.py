@@ -1,6 +1,7 @@
 """Caderno 06: a tabela da normal com qualquer número de bits, os códigos de volta ao peso, a perda antes de medi-la."""
 
 import math
+import re
 from functools import partial
 from statistics import NormalDist
 
@@ -39,6 +40,11 @@ def exercise_1(normal_table):
             continue
         if not given.isfinite().all():
             raise Wrong("há um infinito: o quantil de 1, ou de 0. O maior que entra é o de δ, um pouco abaixo de 1.")
+        if (zeros := int((given == 0).sum())) > 1 and len(given) != n:
+            raise Wrong(
+                f"o zero aparece {zeros} vezes: o quantil de ½ já é zero. Tire-o do fim de cada fila, com [:-1], e "
+                "ponha um só."
+            )
         if len(given) == n + 1:
             raise Wrong(f"são {n + 1} valores, e com {bits} bits cabem {n}: o zero tira um lugar do lado de baixo.")
         if len(given) == n - 1:
@@ -83,6 +89,20 @@ def close(given, answer, atol):
     return given.shape == answer.shape and torch.allclose(given, answer, atol=atol)
 
 
+def refused(error, blocks):
+    """A dica para o que torch disse ao recusar a conta."""
+    said = str(error)
+    if outside := re.search(r"index (\d+) is out of bounds", said):
+        if int(outside[1]) % 16 == 0:
+            return "byte & 240 separa os 4 bits altos e não os traz para baixo: o código é byte >> 4, de 0 a 15."
+        return f"{outside[1]} não é um código: um byte inteiro guarda dois. O primeiro é byte >> 4, o outro byte & 15."
+    if "mask" in said or "too many indices" in said:
+        return "um tensor uint8 como índice é lido como máscara de sim e não: converta os códigos com .int()."
+    if "must match the size" in said:
+        return f"absmax veio em fila, ({blocks},), e não se encaixa: para dar um a cada linha, absmax[:, None]."
+    return f"a sua resposta levantou {type(error).__name__}: {said}"
+
+
 def exercise_2(unpack):
     """`unpack(packed, absmax, block_size)` → o peso em fila, (2·len(packed),), da tabela de NF4."""
     generator = torch.Generator().manual_seed(0)
@@ -92,11 +112,8 @@ def exercise_2(unpack):
         packed, absmax = (first << 4 | second).to(torch.uint8), torch.rand(blocks, generator=generator) + 0.5
         try:
             given = returned(unpack, packed.clone(), absmax.clone(), block)
-        except IndexError as error:
-            raise Wrong(
-                f"a tabela não aceitou os índices: {error}. Um tensor uint8 como índice é lido como máscara, e um byte "
-                "inteiro passa de 15: separe os dois códigos e converta-os com .int()."
-            ) from None
+        except (IndexError, RuntimeError) as error:
+            raise Wrong(refused(error, blocks)) from None
         if not isinstance(given, torch.Tensor):
             raise Wrong(f"a resposta é {type(given).__name__}, e devia ser um tensor de torch.")
         if given.numel() != len(codes):
@@ -135,15 +152,25 @@ def exercise_3(expected_rise):
         odd, even, by = (plus - minus) / 2, (plus + minus) / 2 - base, (new / error) ** 2
         if math.isclose(given, even * by, rel_tol=1e-3):
             continue
+        rise, times = plus - base, new / error
         mistakes = {
-            "você levou a subida inteira, sorte incluída: a parte ímpar é deste E, e outro tem outra.": (plus - base)
-            * by,
+            "você levou a subida inteira, sorte incluída: a parte ímpar é deste E, e outro tem outra.": rise * by,
+            "é a subida que este E deu: falta tirar a parte ímpar e corrigir pelo tamanho.": rise,
+            "é a subida inteira, em proporção ao erro: falta tirar a parte ímpar, e falta o quadrado.": rise * times,
+            "as duas partes crescem assim se o outro erro aponta para onde E aponta, e não se sabe. Em média a ímpar é "
+            "zero.": odd * times + even * by,
+            "a ímpar é do E que você mediu; a do outro formato ninguém sabe, e em média é zero.": odd + even * by,
+            "você usou W − E como se fosse W + E: cada uma traz uma parte ímpar. A par é a média das duas.": (
+                (minus - base) * by
+            ),
             "você usou a parte ímpar, a que troca de sinal com E. A que não troca é a par.": odd * by,
-            "a parte par cresce com o quadrado do erro, não com ele.": even * new / error,
-            "é a subida inteira, em proporção ao erro: falta tirar a parte ímpar, e falta o quadrado.": (plus - base)
-            * (new / error),
+            "a ímpar cresce com o erro, mas o sinal dela no outro formato não se sabe: em média é zero.": odd * times,
+            "a parte par cresce com o quadrado do erro, não com ele.": even * times,
+            "o quadrado é um só: par vezes (new_error / error) ao quadrado.": even * by**2,
             "falta corrigir pelo tamanho: o outro formato erra mais ou menos do que este.": even,
             "a razão dos erros está invertida: o formato que erra mais custa mais.": even / by,
+            "essa é a constante do modelo, par / erro²: falta multiplicar pelo quadrado do erro novo.": even / error**2,
+            "falta dividir pelo quadrado do erro que você mediu: a constante do modelo é par / erro².": even * new**2,
             "falta dividir por 2: L(W + E) e L(W − E) trazem a parte par uma vez cada um.": 2 * even * by,
             "você dividiu por 2 a mais: a média das duas perdas, menos L(W), já é a parte par.": even / 2 * by,
             "isso é a perda, e a pergunta é quanto ela sobe: tire L(W).": base + even * by,
