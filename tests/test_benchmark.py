@@ -245,6 +245,23 @@ def test_the_metrics_are_those_of_the_predictions_on_todays_data(name):
             assert stored == pytest.approx(known_metrics, abs=6e-5), benchmark.key(r)
 
 
+def test_what_the_card_says_of_the_written_skills():
+    """Semente a semente: quem ganha na perda e no esquecimento, e o que a chrF não separa."""
+    runs = {}
+    for r in benchmark.tested("habilidade_bncc"):
+        runs.setdefault(r["variant"], []).append(r["metrics"]["bncc"])
+    measured = {v: {k: np.array([m[k] for m in rows]) for k in rows[0]} for v, rows in runs.items()}
+    full, lora, random, zero_shot = (measured[v] for v in ("full", "lora", "random", "zero_shot"))
+    for name in ("loss", "general_loss"):
+        assert full[name].max() < lora[name].min()
+    assert lora["loss"].max() < zero_shot["loss"] < random["loss"].min()
+    assert zero_shot["general_loss"] < full["general_loss"].min()
+    trained = np.concatenate([full["chrf"], lora["chrf"], random["chrf"]])
+    echo, retrieval = (measured[v]["chrf"].item() for v in ("echo", "retrieval"))
+    assert zero_shot["chrf"] < echo < np.mean(lora["chrf"]) and trained.max() < retrieval
+    assert abs(np.mean(full["chrf"]) - np.mean(random["chrf"])) < 1.5 > abs(np.mean(lora["chrf"] - random["chrf"]))
+
+
 @each_task
 def test_the_table_of_the_readme_is_the_measured_one(name):
     _, found, rest = README.read_text("utf-8").partition(f"<!-- tabela:{name} -->")
