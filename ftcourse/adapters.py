@@ -231,6 +231,9 @@ class Entrance(AdapterLayer):
             self.x = x
         return self.base_layer(x)
 
+    def __getstate__(self):
+        return self.__dict__ | {"x": None}  # uma cópia do modelo não leva o x de uma conta interrompida
+
     def switch(self, name):
         """Troca de adaptador, e esquece o x que uma conta interrompida deixou."""
         super().switch(name)

@@ -75,6 +75,8 @@ def read(folder, kinds):
     known = dict.fromkeys(kind.peft_type for kind in kinds)
     wanted = choose(f"a técnica que {folder / CONFIG} pede,", fields["peft_type"], known)
     fitting = [k for k in kinds if k.peft_type == wanted and fields | variant(k) == fields]
+    if not fitting:
+        raise ValueError(f"{folder / CONFIG} é de uma variante de {wanted} que o curso não tem. Leia-o com peft.")
     kind = max(fitting, key=lambda kind: len(variant(kind)))
     names = [field.name for field in dataclasses.fields(kind)]
     if lost := [name for name in getattr(kind, "needed_in_file", ()) if fields.get(name) is None]:  # não se adivinha
@@ -101,23 +103,29 @@ def read(folder, kinds):
     except safetensors.SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS} está cortado ou não é um arquivo safetensors.") from error
     for name, value in values.items():
-        if not value.is_floating_point() or not value.float().isfinite().all():  # em float32, como treina
+        if value.is_floating_point() and not value.float().isfinite().all():  # em float32, como treina
             raise ValueError(f"Em {folder / WEIGHTS}, {name} tem valores que não são números (nan ou inf).")
     return config, values, base
 
 
-def check(folder, values, shapes):
-    """Levanta ValueError se os tensores lidos não são exatamente os que o modelo espera. shapes: {nome: forma}."""
+def check(folder, values, expected):
+    """Levanta ValueError se os tensores lidos não são exatamente como os que o modelo espera: {nome: tensor}."""
     where = Path(folder) / WEIGHTS
-    for what, names in (("não tem", shapes.keys() - values.keys()), ("tem, a mais,", values.keys() - shapes.keys())):
+    lost, extra = expected.keys() - values.keys(), values.keys() - expected.keys()
+    for what, names in (("não tem", lost), ("tem, a mais,", extra)):
         if names:
             others = f" e outros {len(names) - 1}" if len(names) > 1 else ""
             raise ValueError(
                 f"{where} {what} {min(names)}{others}: é de outro modelo, ou de outros ajustes. Nada foi carregado."
             )
-    for name, shape in shapes.items():
-        if values[name].shape != shape:
+    for name, tensor in expected.items():
+        if values[name].is_floating_point() != tensor.is_floating_point():
             raise ValueError(
-                f"Em {where}, {name} tem a forma {tuple(values[name].shape)}, e o modelo pede {tuple(shape)}: é outro "
-                "modelo, ou outros ajustes. Nada foi carregado."
+                f"Em {where}, {name} veio em {values[name].dtype}, e o modelo pede {tensor.dtype}: foi alterado. Nada "
+                "foi carregado."
+            )
+        if values[name].shape != tensor.shape:
+            raise ValueError(
+                f"Em {where}, {name} tem a forma {tuple(values[name].shape)}, e o modelo pede {tuple(tensor.shape)}: é "
+                "outro modelo, ou outros ajustes. Nada foi carregado."
             )

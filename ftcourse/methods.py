@@ -111,7 +111,7 @@ def apply(model, method, name="default", *, seed=0, **settings):
         torch.manual_seed(seed)
         try:
             layers = config.inject(model, name)
-        except ValueError:
+        except BaseException:
             for layer in merged:
                 layer.merge()
             raise
@@ -206,17 +206,19 @@ def disabled(model):
 def merge(model):
     """Soma o adaptador ativo aos pesos da base. Enquanto estiver fundido, nada treina. Devolve o modelo.
 
-    Levanta ValueError, sem mudar nada, se a técnica não se funde ou se a base está em 4 bits.
+    Levanta ValueError, sem mudar nada, se a técnica não se funde, ou não diz como, ou se a base está em 4 bits.
     """
-    name = active(model)
+    name, layers = active(model), modules.layers(model).values()
     if reason := getattr(adapters(model)[name], "unmergeable", None):
         raise ValueError(f"Este adaptador não se funde: {reason}. Guarde-o à parte, com methods.save.")
-    if any(name in layer.names() and modules.quantized(layer.bare) for layer in modules.layers(model).values()):
+    if silent := {type(layer).__name__ for layer in layers if layer.tensors(name) and not layer.merges()}:
+        raise ValueError(f"{min(silent)} não diz como se funde (merged), nem os ajustes por que não (unmergeable).")
+    if any(name in layer.names() and modules.quantized(layer.bare) for layer in layers):
         raise ValueError(
             "Esta base está em 4 bits: somado a ela e arredondado de novo, um ΔW pequeno quase se perde. Guarde o "
             "adaptador à parte, com methods.save, ou desfaça antes a quantização, com qlora.dequantize_model(model)."
         )
-    for layer in modules.layers(model).values():
+    for layer in list(layers):
         layer.merge()
     model.requires_grad_(False)
     return model
@@ -287,8 +289,7 @@ def load(model, folder, name="default"):
     known = [module for module, _ in blank.named_modules()]
     if isinstance(listed := config.modules_to_save or (), tuple):  # peft lista também cabeças que o modelo não tem
         config = dataclasses.replace(config, modules_to_save=tuple(m for m in listed if modules.ending_in(known, m)))
-    shapes = {key: tensor.shape for key, tensor in saved(apply(blank, config), "default").items()}
-    interchange.check(folder, values, shapes)
+    interchange.check(folder, values, saved(apply(blank, config), "default"))
     apply(model, config, name)
     with torch.no_grad():
         for key, tensor in saved(model, name).items():

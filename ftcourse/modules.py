@@ -11,6 +11,7 @@ import copy
 import difflib
 import hashlib
 import re
+import sys
 from typing import ClassVar
 
 import torch
@@ -65,15 +66,22 @@ class AdapterLayer(nn.Module):
         return {k: child for k, child in self.named_children() if isinstance(child, (nn.ParameterDict, nn.ModuleDict))}
 
     def tensors(self, name):
-        """Os parâmetros de um adaptador, com os nomes que peft lhes dá num arquivo: {"lora_A.weight": …}."""
+        """Os parâmetros de um adaptador, com os nomes que peft lhes dá num arquivo: {"lora_A.weight": …}.
+
+        Os de um módulo têm os nomes que têm nele. Levanta ValueError se dois ficam com o mesmo.
+        """
         found = {}
         for key, values in self.own().items():
             if name not in values:
                 continue
-            if isinstance(values, nn.ParameterDict):
-                found[self.in_file.get(key, key)] = values[name]
-            else:
-                found |= dict(values[name].named_parameters())
+            single = isinstance(values, nn.ParameterDict)
+            new = {self.in_file.get(key, key): values[name]} if single else dict(values[name].named_parameters())
+            if twice := found.keys() & new.keys():
+                raise ValueError(
+                    f"{type(self).__name__} guarda dois parâmetros com o nome {min(twice)}, e só um iria para o "
+                    "arquivo. Ponha os dois módulos dentro de um só."
+                )
+            found |= new
         return found
 
     def kept(self, name):
@@ -93,6 +101,10 @@ class AdapterLayer(nn.Module):
         for values in self.own().values():
             if name in values:
                 del values[name]
+
+    def merges(self):
+        """Se a camada diz como o que ela treina entra na base."""
+        return type(self).merged is not AdapterLayer.merged or type(self).merge is not AdapterLayer.merge
 
     @torch.no_grad()
     def merge(self):
@@ -294,8 +306,8 @@ def is_count(value):
 
 
 def is_number(value):
-    """Se é um inteiro ou um float; True não é."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Se é um inteiro ou um float, e cabe num float; True, nan e infinito não são."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def ending_in(names, ending):

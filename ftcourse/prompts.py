@@ -93,7 +93,7 @@ class PromptTuningConfig(VirtualTokensConfig):
     def restore(self, values):
         """Os ajustes e os tensores como são aqui, dos que vieram num arquivo."""
         rows, p = values.get("prompt_embeddings"), self.num_virtual_tokens
-        if self.num_transformer_submodules == 2 and rows is not None and len(rows) == 2 * p:
+        if self.num_transformer_submodules == 2 and rows is not None and rows.shape[:1] == (2 * p,):
             values = values | {"prompt_embeddings": rows[:p]}
         config, values = super().restore(values)
         return replace(config, prompt_tuning_init="RANDOM", num_transformer_submodules=1), values
@@ -106,6 +106,8 @@ def reads_first(model):
 
 class PromptLayer(VirtualTokens):
     """P e os ganchos que o põem na frente dos embeddings do texto e o tiram da saída."""
+
+    in_the_cache = True
 
     def add(self, name, P, model):
         """Um adaptador novo. Devolve a camada."""

@@ -74,7 +74,9 @@ class TextTask(Task):
     """
 
     separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
-    no_repeat = 0  # ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição
+    # Ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição. Em quem continua o pedido, valem também
+    # as dele.
+    no_repeat = 0
 
     def prompts(self, tokenizer, texts, seq2seq=False):
         """O que o modelo lê antes de escrever, em fichas: uma lista para cada pedido.

@@ -17,6 +17,8 @@ from torch import nn
 from ftcourse import modules
 from ftcourse.modules import AdapterLayer
 
+HEADS = {"ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS"}  # as outras, SEQ_CLS
+
 
 @dataclass(frozen=True)
 class VirtualTokensConfig:
@@ -53,7 +55,7 @@ class VirtualTokensConfig:
     def export(self, model, name, tensors):
         """Os ajustes e os tensores que vão para o arquivo, com a tarefa que diz a peft como chamar o modelo."""
         if modules.head(model):
-            task = "SEQ_CLS"
+            task = next((task for end, task in HEADS.items() if type(model).__name__.endswith(end)), "SEQ_CLS")
         elif model.config.is_encoder_decoder:
             task = "SEQ_2_SEQ_LM"
         else:
@@ -61,9 +63,16 @@ class VirtualTokensConfig:
         return replace(self, task_type=task), tensors
 
     def restore(self, values):
-        """Os ajustes e os tensores de um arquivo. Levanta ValueError, sem reservar memória, se P não tem p linhas."""
+        """Os ajustes e os tensores de um arquivo.
+
+        Levanta ValueError, sem reservar memória, se P falta ou não tem p linhas.
+        """
         P, p = values.get("prompt_embeddings"), self.num_virtual_tokens
-        if P is not None and P.shape[:1] != (p,):
+        if P is None:
+            raise ValueError(
+                "O arquivo não tem prompt_embeddings: é de outro modelo, ou de outros ajustes. Nada foi carregado."
+            )
+        if P.shape[:1] != (p,):
             raise ValueError(
                 f"O arquivo diz num_virtual_tokens={p}, e prompt_embeddings tem a forma {tuple(P.shape)}, que não é de "
                 f"{p} linhas: foi cortado ou alterado. Grave-o outra vez. Nada foi carregado."
@@ -102,17 +111,20 @@ def seen(inputs):
 
 
 def suits(inputs):
-    """Levanta ValueError se o cache que entra tem tamanho fixo, ou se a máscara não é (B, T)."""
+    """Levanta ValueError se o cache que entra tem tamanho fixo, se a máscara não é (B, T) ou se não há um texto só."""
     if getattr(cache(inputs), "is_compileable", False):
         raise ValueError(
             f"O cache que veio, {type(cache(inputs)).__name__}, tem tamanho fixo, sem lugar para as fichas virtuais. "
             'Gere com o que cresce, cache_implementation="dynamic", que é o padrão.'
         )
-    if (mask := inputs.get("attention_mask")) is not None and mask.ndim != 2:
+    if (mask := inputs.get("attention_mask")) is not None and getattr(mask, "ndim", None) != 2:
+        given = f"com a forma {tuple(mask.shape)}" if hasattr(mask, "shape") else f"como {type(mask).__name__}"
         raise ValueError(
-            f"attention_mask veio com a forma {tuple(mask.shape)}. Com fichas virtuais é (B, T), 1 onde há texto e 0 "
-            "no preenchimento, e o modelo tira dela a máscara de cada atenção."
+            f"attention_mask veio {given}. Com fichas virtuais é (B, T), 1 onde há texto e 0 no preenchimento, e o "
+            "modelo tira dela a máscara de cada atenção."
         )
+    if (inputs.get("input_ids") is None) == (inputs.get("inputs_embeds") is None):
+        raise ValueError("O modelo lê input_ids ou inputs_embeds, um dos dois: vieram os dois, ou nenhum.")
 
 
 class VirtualTokens(AdapterLayer):
@@ -121,6 +133,8 @@ class VirtualTokens(AdapterLayer):
     A tabela responde o que respondia. Quem põe as fichas no modelo são ganchos (*hooks*) na entrada e na saída das
     pilhas, que o envoltório registra ao chegar e tira ao sair: nenhum outro módulo muda.
     """
+
+    in_the_cache = False  # se o cache que entra no meio de uma geração já tem as fichas virtuais
 
     def __init__(self, base_layer):
         super().__init__(base_layer)
@@ -151,7 +165,7 @@ class VirtualTokens(AdapterLayer):
         suits(inputs)
         text = inputs.get("input_ids") if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
         p, length = len(self.prompt_embeddings[self.acting]), text.shape[1]
-        fits(stack, p, length + seen(inputs))
+        fits(stack, p, length + max(0, seen(inputs) - p * self.in_the_cache))
         if inputs.get("position_ids") is not None:
             inputs["position_ids"] = inputs["position_ids"] + p
         return inputs, p, length

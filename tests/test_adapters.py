@@ -381,6 +381,8 @@ def test_what_an_interrupted_answer_left_is_forgotten_at_the_next_change(family,
         model(**toys.tiny_batch(model))
     hook.remove()
     assert any(layer.x is not None for layer in entrances)
+    copied = modules.layers(copy.deepcopy(model)).values()
+    assert all(layer.x is None for layer in copied if isinstance(layer, Entrance))
     if change == "desligar":
         with methods.disabled(model):
             assert all(layer.x is None for layer in entrances)

@@ -415,7 +415,7 @@ DAMAGES = {
     "um nan": (put(float("nan")), ValueError, r"lora_A\.weight tem valores que não são números"),
     "um infinito": (put(float("inf")), ValueError, r"lora_A\.weight tem valores que não são números"),
     "grande demais": (retype(torch.float64, 1e300), ValueError, r"lora_A\.weight tem valores que não são números"),
-    "inteiros": (retype(torch.int8, 100), ValueError, r"lora_A\.weight tem valores que não são números"),
+    "inteiros": (retype(torch.int8, 100), ValueError, r"lora_A\.weight veio em torch\.int8, e o modelo pede"),
     "o mesmo peso duas vezes": (twice, ValueError, r"traz o mesmo peso duas vezes"),
     "alfa verdadeiro": (config(lora_alpha=True), ValueError, r"lora_alpha=True: .*número"),
     "OLoRA": (config(init_lora_weights="OLoRA"), ValueError, r"init_lora_weights='OLoRA'"),

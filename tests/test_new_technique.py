@@ -170,3 +170,61 @@ def test_what_its_file_lacks_is_told(tmp_path):
     with pytest.raises(ValueError, match="não diz r: foi cortado"):
         methods.load(model, tmp_path)
     assert photo(model) == before
+
+
+def test_a_number_that_a_float_does_not_hold_is_refused():
+    for settings in ({"lora_alpha": 10**400}, {"lora_alpha": float("inf")}, {"lora_dropout": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            methods.apply(tiny("bert"), "lora", **settings)
+
+
+def test_two_parameters_with_one_name_are_told(monkeypatch):
+    """Dois módulos, e não parâmetros: os dois têm um `weight`, e um deles nem treinaria."""
+
+    def add(layer, name, config, shared):
+        layer.vera_A, layer.vera_B = nn.ModuleDict({name: nn.Linear(2, 2)}), nn.ModuleDict({name: nn.Linear(2, 2)})
+        return layer
+
+    monkeypatch.setattr(VeraLayer, "add", add)
+    with pytest.raises(ValueError, match="VeraLayer guarda dois parâmetros com o nome bias"):
+        methods.apply(tiny("bert"), "vera")
+
+
+def test_a_technique_that_does_not_say_how_to_merge_keeps_what_it_trained(monkeypatch):
+    model = applied("bert")
+    answer = logits(model)
+    monkeypatch.delattr(VeraLayer, "merged")
+    for merge in (methods.merge, methods.merge_and_unload):
+        with pytest.raises(ValueError, match="VeraLayer não diz como se funde"):
+            merge(model)
+    assert torch.equal(logits(model), answer)
+
+
+def test_what_is_kept_may_be_integers_and_what_trains_may_not(tmp_path, monkeypatch):
+    """Como as posições de uma máscara esparsa."""
+    monkeypatch.setattr(VeraLayer, "kept", lambda layer, name: {"base_model.places": layer.projections[name].places})
+    inject = VeraConfig.inject
+
+    def with_places(config, model, name):
+        layers = inject(config, model, name)
+        layers[0].projections[name].register_buffer("places", torch.arange(4))
+        return layers
+
+    monkeypatch.setattr(VeraConfig, "inject", with_places)
+    methods.save(applied("bert"), tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / WEIGHTS)
+    tensors["base_model.places"] += 5
+    safetensors.torch.save_file(tensors, tmp_path / WEIGHTS)
+    again = methods.load(tiny("bert"), tmp_path)
+    assert methods.saved(again, "default")["base_model.places"].tolist() == [5, 6, 7, 8]
+    trained = next(name for name in tensors if "lambda_b" in name)
+    safetensors.torch.save_file(tensors | {trained: tensors[trained].int()}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"veio em torch\.int32, e o modelo pede torch\.float32"):
+        methods.load(tiny("bert"), tmp_path)
+
+
+def test_a_file_of_a_variant_that_is_not_here_is_told(tmp_path, monkeypatch):
+    methods.save(applied("bert"), tmp_path)
+    monkeypatch.setattr(VeraConfig, "variant", {"use_x": True}, raising=False)
+    with pytest.raises(ValueError, match="é de uma variante de VERA que o curso não tem"):
+        methods.load(tiny("bert"), tmp_path)

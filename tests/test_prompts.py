@@ -870,6 +870,14 @@ DAMAGES = {
     "fichas demais": (lambda folder: (change(num_virtual_tokens=99)(folder), rows(longer)(folder)), r"99 fichas virt"),
     "uma coluna a menos": (rows(lambda P: P[:, 1:].clone()), r"tem a forma \(3, \d+\), e o modelo pede \(3, \d+\)"),
     "um número só": (rows(lambda P: P[0, 0].clone()), r"prompt_embeddings tem a forma \(\), que não é de 3 linhas"),
+    "um número por dois": (
+        lambda folder: (change(num_transformer_submodules=2)(folder), rows(lambda P: P[0, 0].clone())(folder)),
+        r"prompt_embeddings tem a forma \(\), que não é de 3 linhas",
+    ),
+    "p enorme, sem linhas": (
+        lambda folder: (change(num_virtual_tokens=10**18)(folder), rows(lambda P: None)(folder)),
+        r"não tem prompt_embeddings: é de outro modelo",
+    ),
 }
 
 
@@ -896,6 +904,43 @@ def test_a_huge_p_in_a_file_is_held_against_the_tensor_that_is_there(tmp_path, p
     with pytest.raises(ValueError, match=rf"diz num_virtual_tokens={p}, e prompt_embeddings tem a forma \(3, \d+\)"):
         methods.load(model, tmp_path)
     assert photo(model) == before
+
+
+@pytest.mark.parametrize("plan", ["prompt", "prefixo"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_generation_may_go_to_the_last_position(plan, cached):
+    """Com cache ou sem ele: 3 fichas virtuais e 29 do texto enchem as 32 posições, e a ficha 30 se recusa."""
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=20,
+        max_position_embeddings=32, is_decoder=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = shake(methods.apply(transformers.BertLMHeadModel(config).eval(), num_virtual_tokens=3, **PLANS[plan]))
+    ids = torch.randint(5, 30, (2, 20))
+    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "use_cache": cached, "eos_token_id": None}
+    assert model.generate(ids, max_new_tokens=10, pad_token_id=0, **options).shape == (2, 30)  # a 30ª não se lê
+    with pytest.raises(ValueError, match="3 fichas virtuais e 30 do texto são 33"):
+        model.generate(ids, max_new_tokens=11, pad_token_id=0, **options)
+
+
+@pytest.mark.parametrize("plan", ["prompt", "prefixo"])
+def test_what_the_stack_cannot_read_is_told(plan):
+    model = applied("bert", plan)
+    ids = torch.ones(2, 4, dtype=torch.long)
+    embedded = model.get_input_embeddings()(ids)
+    for inputs, words in (
+        ({"input_ids": ids, "attention_mask": {"full_attention": None}}, "attention_mask veio como dict"),
+        ({"input_ids": ids, "inputs_embeds": embedded}, "um dos dois: vieram os dois, ou nenhum"),
+        ({"attention_mask": torch.ones(2, 4)}, "um dos dois: vieram os dois, ou nenhum"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model(**inputs)
+
+
+@pytest.mark.parametrize("kind, task", [("TokenClassification", "TOKEN_CLS"), ("QuestionAnswering", "QUESTION_ANS")])
+def test_the_file_tells_peft_which_head_it_is(tmp_path, kind, task):
+    methods.save(methods.apply(roberta(getattr(transformers, f"RobertaFor{kind}")), "prompt"), tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["task_type"] == task
 
 
 def test_a_prompt_is_not_a_prefix_and_the_T5_prefix_of_peft_is_another(tmp_path):

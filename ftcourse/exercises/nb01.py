@@ -85,7 +85,7 @@ def exercise_3(rotate):
     for heads, d, positions in ((2, 8, torch.arange(5)), (3, 12, torch.tensor([7, 2, 40]))):
         x = torch.randn(heads, len(positions), d, generator=generator)
         received, half = x.clone(), torch.arange(d // 2)
-        given = returned(rotate, x, positions)
+        given = returned(rotate, x, positions.clone())
         if not torch.equal(x, received):
             raise Wrong("a função mudou o x que recebeu. Devolva um tensor novo.")
         if not isinstance(given, torch.Tensor):
