@@ -48,19 +48,19 @@ def exercise_1(rate):
 
 def exercise_2(static_bytes):
     """`static_bytes(total, trainable)` → os bytes de pesos, gradientes e AdamW em float32."""
-    for total, trainable in ((5_307_138, 5_307_138), (5_373_444, 66_306), (1_000, 250)):
+    for total, trainable in ((5_307_138, 5_307_138), (5_307_138, 66_306), (1_000, 250)):
         given, right = called(static_bytes, total, trainable), 4 * total + 12 * trainable
         if math.isclose(given, right, rel_tol=1e-9):
             continue
         mistakes = {
             "os pesos congelados também ocupam memória: 4 bytes cada.": 16 * trainable,
-            "um parâmetro congelado não tem gradiente nem estado de AdamW: só o peso.": 16 * total,
-            "faltam 4 bytes por parâmetro que treina: ou o gradiente, ou um dos dois estados de AdamW.": 4 * total
+            "um parâmetro congelado não tem gradiente nem médias de AdamW: só o peso.": 16 * total,
+            "faltam 4 bytes por parâmetro que treina: ou o gradiente, ou uma das duas médias de AdamW.": 4 * total
             + 8 * trainable,
-            "os estados de AdamW são dois, e falta também o gradiente.": 4 * total + 4 * trainable,
+            "as médias de AdamW são duas, e falta também o gradiente.": 4 * total + 4 * trainable,
             "você contou duas vezes o peso do que treina.": 4 * total + 16 * trainable,
             "você contou números. Em float32, cada um tem 4 bytes.": total + 3 * trainable,
-            "você contou números, e em bits: 32 por número são 4 bytes.": 8 * right,
+            "você devolveu bits: divida por 8.": 8 * right,
         }
         recognise(given, mistakes, partial(math.isclose, rel_tol=1e-9))
         raise Wrong(
