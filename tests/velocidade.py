@@ -168,7 +168,7 @@ def step(setting):
         "full": lambda model: methods.apply(model, "full"),
         "lora": lora,
         "peft": in_peft,
-        "qlora": lambda model: lora(qlora.quantize_model(model)),
+        "qlora": lambda model: lora(qlora.quantize_model(model, quantizable(model))),
         "bitsandbytes + peft": lambda model: in_peft(in_bitsandbytes(model)),
     }
 
@@ -202,10 +202,18 @@ def batch_for(model, size):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 
+def quantizable(model):
+    """As camadas que vão a 4 bits dos dois lados: todas, menos `wo` de T5, que transformers também deixa de fora.
+
+    T5 converte a entrada dela ao tipo do peso. Com o de bitsandbytes, que é uint8, a conta se perde e o gradiente para.
+    """
+    return [name for name in modules.find(model, "all-linear") if not name.endswith(".wo")]
+
+
 def in_bitsandbytes(model):
-    """O modelo com as camadas que `qlora.quantize_model` escolhe em 4 bits de bitsandbytes."""
-    for name, layer in modules.find(model, "all-linear").items():
-        model.set_submodule(name, bnb.linear(layer))
+    """O modelo com as mesmas camadas em 4 bits de bitsandbytes."""
+    for name in quantizable(model):
+        model.set_submodule(name, bnb.linear(model.get_submodule(name)))
     model.is_loaded_in_4bit = True  # o que peft olha
     return model
 
