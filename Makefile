@@ -23,7 +23,7 @@ aula: .venv/pronto ## copia os cadernos para meus-cadernos/ e abre o JupyterLab 
 teste: .venv/pronto ## confere o estilo, roda os testes e todos os cadernos
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest -n 2 --nbval-lax --nbval-current-env --nbval-cell-timeout 120 tests notebooks
+	$(BIN)/pytest -n 2 --nbval-lax --nbval-current-env --nbval-cell-timeout 300 tests notebooks
 
 slides: .ferramentas .venv/pronto ## monta a aula de LoRA em slides/pronto: HTML, PDF e notas; precisa de node, npm e Chromium
 	@$(BIN)/python slides/constroi.py
