@@ -203,11 +203,13 @@ def batch_for(model, size):
 
 
 def quantizable(model):
-    """As camadas que vão a 4 bits dos dois lados: todas, menos `wo` de T5, que transformers também deixa de fora.
+    """As camadas que vão a 4 bits dos dois lados: as que bitsandbytes calcula direito.
 
-    T5 converte a entrada dela ao tipo do peso. Com o de bitsandbytes, que é uint8, a conta se perde e o gradiente para.
+    Ficam de fora `wo` de T5, como em transformers, porque T5 converte a entrada dela ao tipo do peso, uint8, e a conta
+    se perde; e as de entrada que não é múltipla de 64, como `down_proj` de mini-LLaMA, pelo segundo defeito de `bnb`.
     """
-    return [name for name in modules.find(model, "all-linear") if not name.endswith(".wo")]
+    found = modules.find(model, "all-linear").items()
+    return [name for name, layer in found if not name.endswith(".wo") and layer.in_features % BLOCK == 0]
 
 
 def in_bitsandbytes(model):
