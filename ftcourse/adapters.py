@@ -25,7 +25,6 @@ a da biblioteca `adapters`, que os autores do segundo artigo fizeram.
 A função σ no meio separa um adaptador de LoRA: nenhum peso da base faz a conta dele, e por isso ele não se funde.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -82,13 +81,13 @@ class BottleneckConfig:
     modules_to_save: tuple[str, ...] | None = None
 
     def __post_init__(self):
-        if not modules.is_number(self.reduction_factor) or not 1 <= self.reduction_factor < math.inf:
+        if not modules.is_number(self.reduction_factor) or self.reduction_factor < 1:
             raise ValueError(
                 f"reduction_factor={self.reduction_factor!r}: é um número a partir de 1, quantas vezes o gargalo é "
                 "mais estreito que o modelo. Comece por 16."
             )
         choose("a função de um adaptador, non_linearity,", self.non_linearity, NON_LINEARITIES)
-        if not modules.is_number(self.init_std) or not 0 < self.init_std < math.inf:
+        if not modules.is_number(self.init_std) or self.init_std <= 0:
             raise ValueError(
                 f"init_std={self.init_std!r}: é um número maior que zero; com W_down e W_up em zero, só um viés "
                 "treinaria. Comece por 0.01."

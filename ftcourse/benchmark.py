@@ -1,6 +1,6 @@
 """As execuções que viram resultado: o que se compara, com que taxa, em quantas sementes, e a tabela que sai disso.
 
-    make bancada            # mostra o plano, roda o que falta e grava em data/resultados: 70 minutos, do zero
+    make bancada            # mostra o plano e o tempo de cada tarefa, roda o que falta e grava em data/resultados
     make bancada TUDO=tudo  # e mais 20 para as execuções da seção 9 do caderno 04
 
 Cada execução ocupa um núcleo e vira uma linha de JSON, com as previsões, as métricas, o tempo e o ambiente.

@@ -49,7 +49,7 @@ class LoraConfig:
     def __post_init__(self):
         if not modules.is_count(self.r):
             raise ValueError(f"r={self.r!r}: o posto é um inteiro a partir de 1. Comece por 8.")
-        if not modules.is_number(self.lora_alpha) or not 0 < self.lora_alpha < math.inf:
+        if not modules.is_number(self.lora_alpha) or self.lora_alpha <= 0:
             raise ValueError(f"lora_alpha={self.lora_alpha!r}: α é um número maior que zero. Comece por 2·r.")
         if not modules.is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout={self.lora_dropout!r}: é uma fração, de 0 a menos de 1.")
@@ -120,7 +120,7 @@ def plus(model, ratio=16):
     Devolve os multiplicadores que `training.train` recebe: {nome: ratio}, um para cada B que treina. Levanta ValueError
     se `ratio` não é um número maior que zero ou se nenhum B treina.
     """
-    if not modules.is_number(ratio) or not 0 < ratio < math.inf:
+    if not modules.is_number(ratio) or ratio <= 0:
         raise ValueError(f"ratio={ratio!r}: é um número maior que zero. O artigo sugere 16.")
     names = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_B." in name]
     if not names:

@@ -218,7 +218,7 @@ def merge(model):
             "Esta base está em 4 bits: somado a ela e arredondado de novo, um ΔW pequeno quase se perde. Guarde o "
             "adaptador à parte, com methods.save, ou desfaça antes a quantização, com qlora.dequantize_model(model)."
         )
-    for layer in list(layers):
+    for layer in layers:
         layer.merge()
     model.requires_grad_(False)
     return model

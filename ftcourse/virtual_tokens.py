@@ -17,7 +17,7 @@ from torch import nn
 from ftcourse import modules
 from ftcourse.modules import AdapterLayer
 
-HEADS = {"ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS"}  # as outras, SEQ_CLS
+TASK_TYPES = {"ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS"}  # as outras, SEQ_CLS
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class VirtualTokensConfig:
     def export(self, model, name, tensors):
         """Os ajustes e os tensores que vão para o arquivo, com a tarefa que diz a peft como chamar o modelo."""
         if modules.head(model):
-            task = next((task for end, task in HEADS.items() if type(model).__name__.endswith(end)), "SEQ_CLS")
+            task = next((task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end)), "SEQ_CLS")
         elif model.config.is_encoder_decoder:
             task = "SEQ_2_SEQ_LM"
         else:
