@@ -12,6 +12,7 @@ BLOCK = Path(__file__).parent / "tests" / "sem_rede"
 # Os processos filhos herdam a pasta e, com ela, o bloqueio.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(BLOCK), os.environ.get("PYTHONPATH"))))
 os.environ["TQDM_DISABLE"] = "1"
+os.environ["QT_API"] = "nenhuma"  # sem isto tqdm abre uma barra de caderno, que não lê TQDM_DISABLE e conta como saída
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # um núcleo por processo: dois processos não disputam os dois
 
 spec = importlib.util.spec_from_file_location("sem_rede", BLOCK / "sitecustomize.py")

@@ -89,18 +89,24 @@ def test_the_shadowed_sitecustomize_still_runs(tmp_path):
     assert (child.returncode, child.stdout.strip()) == (0, "o do sistema"), child.stderr
 
 
-def test_the_kernels_of_make_teste_reach_nobody(tmp_path):
+BAR = "import time\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(4), delay=1):\n    time.sleep(0.5)\nprint('fim')"
+
+
+def test_the_kernels_of_make_teste_reach_nobody_and_show_no_bars(tmp_path):
     """A linha do Makefile que roda os cadernos, num clone em que o único bloqueio é o que conftest.py põe."""
     arguments = re.search(r"pytest (.*--nbval.*)", (ROOT / "Makefile").read_text("utf-8"))[1].split()
     for folder in ("tests/sem_rede", "notebooks"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("pyproject.toml", "conftest.py", "tests/sem_rede/sitecustomize.py"):
         shutil.copy(ROOT / name, tmp_path / name)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ATTEMPT)])
+    end = nbformat.v4.new_output("stream", name="stdout", text="fim\n")
+    compared = {"tags": ["nbval-check-output"]}  # uma barra a mais seria uma saída diferente
+    slow = nbformat.v4.new_code_cell(BAR, outputs=[end], execution_count=2, metadata=compared)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ATTEMPT), slow])
     nbformat.write(notebook, tmp_path / "notebooks" / "rede.ipynb")
     folders = [f for f in os.environ["PYTHONPATH"].split(os.pathsep) if Path(f) != BLOCK]
     child = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments], cwd=tmp_path, timeout=120, capture_output=True, encoding="utf-8",
         env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
     )  # fmt: skip
-    assert child.returncode == 0 and "1 passed" in child.stdout, child.stdout
+    assert child.returncode == 0 and "2 passed" in child.stdout, child.stdout
