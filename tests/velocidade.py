@@ -206,10 +206,10 @@ def quantizable(model):
     """As camadas que vão a 4 bits dos dois lados: as que bitsandbytes calcula direito.
 
     Ficam de fora `wo` de T5, como em transformers, porque T5 converte a entrada dela ao tipo do peso, uint8, e a conta
-    se perde; e as de entrada que não é múltipla de 64, como `down_proj` de mini-LLaMA, pelo segundo defeito de `bnb`.
+    se perde; e as de entrada múltipla de 16 e não de 64, como `down_proj` de mini-LLaMA, pelo segundo defeito de `bnb`.
     """
     found = modules.find(model, "all-linear").items()
-    return [name for name, layer in found if not name.endswith(".wo") and layer.in_features % BLOCK == 0]
+    return [n for n, layer in found if not n.endswith(".wo") and (layer.in_features % 16 or not layer.in_features % 64)]
 
 
 def in_bitsandbytes(model):
