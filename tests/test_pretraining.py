@@ -20,6 +20,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from muon import Muon, orthogonalize
 from ngrama import KneserNey
 from toys import MODEL, SCRIPT, finish, kill, run_script, toy_corpus
 
@@ -140,6 +141,32 @@ def test_the_rate_rises_stays_and_falls():
     assert np.diff(rate[:200]) == pytest.approx(2 / 200) and rate[199:601] == [2.0] * 402
     assert np.diff(rate[600:]) == pytest.approx(-2 / 400) and rate[-1] > 0
     assert [pretreina.learning_rate(step, 2000, peak=2.0) for step in range(600)] == rate[:600]
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
+def test_muon_takes_the_steps_of_torch(shape):
+    """Em bfloat16, a única precisão de torch, os pesos são os mesmos, bit a bit."""
+    start, generator = torch.randn(shape), torch.Generator().manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    known = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    by_hand = Muon([ours], lr=0.01, dtype=torch.bfloat16)
+    for _ in range(3):
+        gradient = torch.randn(shape, generator=generator)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        by_hand.step()
+        known.step()
+        assert torch.equal(ours, theirs) and torch.equal(ours.grad, gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_step_of_muon_points_in_every_direction_alike(dtype):
+    torch.manual_seed(0)
+    matrix = torch.randn(24, 16) @ torch.diag(torch.logspace(0, -2, 16))  # valores singulares de duas ordens
+    found = orthogonalize(matrix, dtype).float()
+    assert found.shape == matrix.shape and (torch.linalg.svdvals(found) > 0.6).all()
+    assert (torch.linalg.svdvals(found) < 1.25).all()
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    assert ((u.T @ found @ v.T).diagonal() > 0.6).all()
 
 
 def test_ppmi_equals_the_dense_sum():

@@ -29,6 +29,7 @@ import t5
 import torch
 import transformers
 from corpus import Contamination, digest, encode, is_held_out, ppmi_embeddings, read_corpus, task_sentences, windows
+from muon import Muon
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -103,7 +104,7 @@ def make_optimizers(model, peak, rates):
     groups = [{"params": parameters, "scale": scale} for scale, parameters in others.items()]
     return (
         torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-        torch.optim.Muon(blocks, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon(blocks, lr=peak, dtype=torch.bfloat16 if native_bfloat16(model.device.type) else torch.float32),
     )
 
 
