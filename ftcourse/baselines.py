@@ -127,14 +127,35 @@ def bigrams(task, rows):
     return [mended if gain >= tried[best][0] else given for (gain, mended), given in zip(answers, rows["given"])]
 
 
-BASELINES = {"habilidade_bncc": (echo, retrieval), "corrija": (echo, bigrams), "acentue": (echo, dictionary)}
+def frequent(task, rows):
+    """A palavra que mais falta no treino, sempre."""
+    return [Counter(task.train["target"]).most_common(1)[0][0]] * len(rows)
+
+
+def neighbours(task, rows):
+    """Das palavras que faltam no treino, a que melhor liga a anterior à seguinte, num modelo de bigramas do treino."""
+    train = zip(task.train["given"], task.train["target"])
+    model = Bigrams(TOKEN.findall(given.replace(tasks.BLANK, target)) for given, target in train)
+    candidates, answers = list(dict.fromkeys(task.train["target"])), []
+    for given in rows["given"]:
+        before, after = (TOKEN.findall(side) for side in given.split(tasks.BLANK))
+        left, right = [EDGE, *before][-1], [*after, EDGE][0]
+        answers.append(max(candidates, key=lambda word: model.score([left, word, right])))
+    return answers
+
+
+BASELINES = {
+    "habilidade_bncc": (echo, retrieval), "corrija": (echo, bigrams), "acentue": (echo, dictionary),
+    "complete": (frequent, neighbours),
+}  # fmt: skip
 NAMES = {
     "echo": "devolver o que foi dado", "retrieval": "o pedido mais parecido do treino",
     "bigrams": "bigramas e canal ruidoso", "dictionary": "a forma mais comum no treino",
+    "frequent": "a palavra mais comum no treino", "neighbours": "bigramas com as duas vizinhas",
 }  # fmt: skip
 MEASURES = {
     "exact": "iguais à esperada", "chrf": "chrF", "mended": "falhas mendadas", "kept": "certas inteiras",
-    "accented": "palavras com acento", "spoilt": "sem acento, estragadas",
+    "accented": "palavras com acento", "spoilt": "sem acento, estragadas", "first": "a primeira palavra",
 }  # fmt: skip
 
 
@@ -142,7 +163,7 @@ def markdown(task):
     """A tabela do cartão: o que cada linha de base da tarefa tem no teste."""
     measured = {b.__name__: task.metrics(b(task, task.test), task.test) for b in BASELINES[task.name]}
     columns = [name for name in next(iter(measured.values())) if name != "n"]
-    heads = [MEASURES.get(name, name.removeprefix("mended_")) for name in columns]
+    heads = [MEASURES.get(name, name.partition("_")[2]) for name in columns]
     lines = [f"| no teste | {' | '.join(heads)} |", "|---|" + "---:|" * len(columns)]
     for name, metrics in measured.items():
         cells = [f"{metrics[c]:.{1 if c == 'chrf' else 3}f}".replace(".", ",") for c in columns]

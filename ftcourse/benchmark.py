@@ -28,9 +28,11 @@ from tqdm.auto import tqdm
 from ftcourse import baselines, environment, methods, models, modules, tasks, training
 from ftcourse.files import DATA, write_jsonl
 
-FAMILY = {"aceitabilidade": "bert", "habilidade_bncc": "llama", "corrija": "t5", "acentue": "t5"}
-STEPS = {  # por execução: umas três épocas na primeira e seis na segunda; nas outras, seis minutos de um núcleo
-    "aceitabilidade": 1_350, "habilidade_bncc": 150, "corrija": 220, "acentue": 220,
+FAMILY = {
+    "aceitabilidade": "bert", "habilidade_bncc": "llama", "complete": "t5", "corrija": "t5", "acentue": "t5",
+}  # fmt: skip
+STEPS = {  # por execução: umas três épocas, seis, duas; nas outras duas tarefas, o que cabe em seis minutos
+    "aceitabilidade": 1_350, "habilidade_bncc": 150, "complete": 350, "corrija": 220, "acentue": 220,
 }  # fmt: skip
 BATCH = 32
 SEEDS = {"aceitabilidade": range(5)} | {name: range(3) for name in tasks.WRITTEN}
@@ -44,14 +46,20 @@ TECHNIQUES = {  # a técnica e os seus ajustes
     "lora_r64_a128": ("lora", {"r": 64, "lora_alpha": 128}),
     "random": ("full", {}),  # a partir de pesos sorteados
 }
-# A taxa sai da validação, com a semente 0 e todos os passos: a melhor de um treino curto é alta demais.
+# A taxa sai da validação, com a semente 0 e todos os passos: a melhor de um treino curto é alta demais. Onde há uma só,
+# não houve busca.
 RATES = {
-    "full": (2e-4, 5e-4, 1e-3, 2e-3),
-    "head": (3e-4, 1e-3, 3e-3),
-    "lora": (5e-4, 1e-3, 2e-3, 5e-3),
-    "random": (2e-5, 1e-4),
+    "aceitabilidade": {
+        "full": (2e-4, 5e-4, 1e-3, 2e-3),
+        "head": (3e-4, 1e-3, 3e-3),
+        "lora": (5e-4, 1e-3, 2e-3, 5e-3),
+        "random": (2e-5, 1e-4),
+    },
+    "habilidade_bncc": {"full": (5e-4, 1e-3), "lora": (2e-3, 5e-3), "random": (1e-3,)},
+    "complete": {"full": (3e-4, 1e-3), "lora": (2e-3, 5e-3), "random": (1e-3,)},
+    "corrija": {"full": (1e-3,)},
+    "acentue": {"full": (1e-3,)},
 }
-WRITTEN_RATES = {"full": (5e-4, 1e-3), "lora": (2e-3, 5e-3), "random": (1e-3,)}  # onde se escreve
 SAME_RATE = {"lora_r1": "lora"}  # não teve busca própria, e a tabela o diz
 PROBES = (("full", 2), ("lora", 2), ("lora_r64", 1), ("lora_r64_a128", 1), ("lora_r1", 1), ("lora_r1_a16", 1))
 BASELINES = {"aceitabilidade": ("majority", "tfidf", "without_labels")} | {
@@ -59,7 +67,7 @@ BASELINES = {"aceitabilidade": ("majority", "tfidf", "without_labels")} | {
 }
 MEASURES = {  # as duas da tabela; a primeira é a da figura
     "aceitabilidade": ("accuracy", "mcc"), "habilidade_bncc": ("chrf", "loss"), "corrija": ("exact", "mended"),
-    "acentue": ("exact", "accented"),
+    "acentue": ("exact", "accented"), "complete": ("exact", "loss"),
 }  # fmt: skip
 NAMES = {
     "majority": "classe majoritária",
@@ -74,7 +82,7 @@ NAMES = {
     "full": "ajuste completo",
 }
 SOURCES = {"aceitabilidade": {"ajuda": "ajuda", "noticias": "notícias", "curriculo": "currículo, fora do domínio"}}
-SOURCES |= {"corrija": SOURCES["aceitabilidade"], "acentue": SOURCES["aceitabilidade"]}
+SOURCES |= dict.fromkeys(("complete", "corrija", "acentue"), SOURCES["aceitabilidade"])
 SOURCES |= {"habilidade_bncc": {"bncc": "BNCC"}}
 COSTS = DATA / "resultados" / "custo.jsonl"
 FALSE_ALARM = "alarme falso"
@@ -204,10 +212,10 @@ def load(task):
 
 
 def sweep(task):
-    """Os trabalhos que escolhem a taxa de cada variante."""
+    """Os trabalhos que escolhem a taxa de cada variante, onde há mais de uma."""
     common = {"task": task, "split": "validation", "steps": STEPS[task], "seed": 0}
-    rates = WRITTEN_RATES if task in tasks.WRITTEN else RATES
-    return [{**common, "variant": variant, "lr": lr} for variant, tried in rates.items() for lr in tried]
+    searched = {variant: tried for variant, tried in RATES[task].items() if len(tried) > 1}
+    return [{**common, "variant": variant, "lr": lr} for variant, tried in searched.items() for lr in tried]
 
 
 def swept(task):
@@ -223,10 +231,11 @@ def swept(task):
 
 
 def best_rates(task):
-    """A taxa de cada variante que treina, a de maior acurácia, ou menor perda, na validação: {variante: taxa}."""
+    """A taxa de cada variante que treina: a única, ou a de maior acurácia, ou menor perda, na validação."""
     table = swept(task)
     score = table["accuracy"] if "accuracy" in table else -table["loss"]
-    best = table.loc[score.groupby(table["variant"]).idxmax()].set_index("variant")["lr"].to_dict()
+    best = {variant: tried[0] for variant, tried in RATES[task].items() if len(tried) == 1}
+    best |= table.loc[score.groupby(table["variant"]).idxmax()].set_index("variant")["lr"].to_dict()
     same = {} if task in tasks.WRITTEN else SAME_RATE
     return best | {variant: best[other] for variant, other in same.items() if other in best}
 

@@ -78,6 +78,11 @@ class TextTask(Task):
     # as dele.
     no_repeat = 0
 
+    @staticmethod
+    def fits(row):
+        """Se uma linha do arquivo serve à tarefa."""
+        return True
+
     def prompts(self, tokenizer, texts, seq2seq=False):
         """O que o modelo lê antes de escrever, em fichas: uma lista para cada pedido.
 
@@ -130,6 +135,7 @@ class TextTask(Task):
         return {"loss": mean, "perplexity": math.exp(mean), "bits": total / math.log(2) / characters, "n": len(losses)}
 
 
+BLANK = "<extra_id_0>"  # a primeira sentinela de T5, que marca no pré-treino o que falta
 PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\nObjeto: {objeto}\nHabilidade:"
 
 
@@ -202,6 +208,37 @@ class Accents(TextTask):
         return super().metrics(predictions, rows) | accented
 
 
+class Cloze(TextTask):
+    """Escrever a palavra que falta: a da frase certa no lugar em que `aceitabilidade` fez a falha, de tipo `kind`."""
+
+    @staticmethod
+    def fits(row):
+        return bool(row["original"]) and changed_word(row) is not None
+
+    @staticmethod
+    def row(row):
+        word, sentence = changed_word(row), composed(row["original"])
+        given = f"{sentence[: word.start()]}{BLANK}{sentence[word.end() :]}"
+        fields = {"kind": row["kind"], "source": row["source"]}
+        return {"input": f"complete: {given}", "target": word[0], "given": given, **fields}
+
+    def metrics(self, predictions, rows):
+        """De 0 a 1: respostas iguais à esperada, no todo e em cada tipo, e as que começam por ela; e quantas são."""
+        right = defaultdict(list)
+        for kind, prediction, target in zip(rows["kind"], predictions, rows["target"], strict=True):
+            right["exact"].append(prediction == target)
+            right["first"].append(words(prediction)[:1] == [target])
+            right[f"filled_{kind}"].append(prediction == target)
+        return {group: float(np.mean(right[group])) for group in sorted(right)} | {"n": len(predictions)}
+
+
+def changed_word(row):
+    """A palavra em que a frase certa difere da que tem a falha, como um re.Match; None se não é uma só."""
+    faulty, right = (list(re.finditer(r"\w+", composed(row[column]))) for column in ("text", "original"))
+    changed = [new for old, new in zip(faulty, right) if old[0] != new[0]]
+    return changed[0] if len(faulty) == len(right) and len(changed) == 1 else None
+
+
 class Paragraphs(TextTask):
     """Parágrafos que nenhum pré-treino do curso viu: mede-se neles o que um ajuste fez esquecer."""
 
@@ -223,6 +260,7 @@ WRITTEN = {  # o que se escreve: de que pasta vêm as linhas, e a classe que faz
     "habilidade_bncc": ("habilidade_bncc", Skill),
     "corrija": ("aceitabilidade", Correction),
     "acentue": ("aceitabilidade", Accents),
+    "complete": ("aceitabilidade", Cloze),
 }
 TASKS = (*LABELS, *WRITTEN)
 
@@ -240,16 +278,16 @@ def load(name, **columns):
     if choose("a tarefa", name, TASKS) in LABELS:
         return Task(name, LABELS[name], **read(DATA / "tarefas" / name))
     folder, kind = WRITTEN[name]
-    return kind(name, (), **read(DATA / "tarefas" / folder, kind.row))
+    return kind(name, (), **read(DATA / "tarefas" / folder, kind))
 
 
 def general_text():
     """Os parágrafos reservados de data/texto_geral, como uma tarefa que só tem teste: não se treina nela."""
-    return Paragraphs("texto_geral", (), None, None, **read(DATA / "texto_geral", Paragraphs.row))
+    return Paragraphs("texto_geral", (), None, None, **read(DATA / "texto_geral", Paragraphs))
 
 
-def read(folder, change=None):
-    """{divisão: datasets.Dataset} dos .jsonl de uma pasta; `change` faz de cada linha outra."""
+def read(folder, kind=None):
+    """{divisão: datasets.Dataset} dos .jsonl de uma pasta; `kind` escolhe as linhas e faz de cada uma a sua."""
     files = {
         split: paths
         for split in ("train", "validation", "test", "out_of_domain")
@@ -259,9 +297,10 @@ def read(folder, change=None):
     datasets.disable_progress_bars()
     try:
         splits = datasets.load_dataset("json", data_files=files)
-        if change:  # em memória: o cache de datasets não veria uma mudança nesta casa
+        if kind:  # em memória: o cache de datasets não veria uma mudança nesta casa
+            here = {"keep_in_memory": True, "load_from_cache_file": False}
             old = splits[next(iter(files))].column_names
-            splits = splits.map(change, remove_columns=old, keep_in_memory=True, load_from_cache_file=False)
+            splits = splits.filter(kind.fits, **here).map(kind.row, remove_columns=old, **here)
         return dict(splits)
     finally:
         if not bars:

@@ -33,9 +33,9 @@ def test_every_row_of_the_files_is_loaded(loaded, name):
     task = loaded[name]
     for split in SPLITS:
         found = (DATA / "tarefas" / FOLDERS[name]).rglob(f"{split}.jsonl")
-        lines = sum(p.read_text("utf-8").count("\n") for p in found)
+        lines = [json.loads(line) for p in found for line in p.read_text("utf-8").splitlines()]
         rows = getattr(task, split)
-        assert (len(rows) if rows else 0) == lines
+        assert (len(rows) if rows else 0) == sum(map(getattr(task, "fits", bool), lines))
         if rows and not task.labels:
             assert all(rows["input"]) and all(rows["target"])
         elif rows:
@@ -148,11 +148,17 @@ def raw(name):
     return found
 
 
+def filled(row):
+    return row["given"].replace(tasks.BLANK, row["target"])
+
+
 @pytest.mark.parametrize("name", tasks.WRITTEN)
 @pytest.mark.parametrize("column", ["input", "target"])
 def test_no_text_is_in_two_splits(loaded, name, column):
     """O que se pede ou se espera no teste não está no treino, nem de um lado nem do outro."""
     texts = {split: set(rows[column]) for split in SPLITS if (rows := getattr(loaded[name], split))}
+    if (name, column) == ("complete", "target"):  # a resposta é uma palavra: o que não se repete é a frase inteira
+        texts = {split: {*map(filled, getattr(loaded[name], split))} for split in texts}
     for one, other in itertools.permutations(texts, 2):
         assert not texts[one] & texts[other]
         if name != "habilidade_bncc":  # um objeto como "Números" pode ser de dois componentes
@@ -197,6 +203,37 @@ def test_the_sentences_without_accents_have_none_and_come_from_right_sentences(l
             assert not any(map(unicodedata.combining, unicodedata.normalize("NFD", derived["given"])))
             assert derived["input"] == "acentue: " + derived["given"]
     assert tasks.without_accents("não sei se você está aí, à toa; Ação 1º") == "nao sei se voce esta ai, a toa; Acao 1º"
+
+
+def test_the_gap_takes_the_place_of_the_one_word_the_fault_had_changed(loaded):
+    for split, known in raw("complete").items():
+        derived, left = iter(getattr(loaded["complete"], split)), []
+        for row in filter(lambda row: row["kind"], known):
+            faulty, right = nfc(row["text"]), nfc(row["original"])
+            if len(faulty.split()) != len(right.split()) or row["kind"] == "ordem":
+                left.append(row["kind"])
+                continue
+            found = next(derived)
+            assert found["given"].count(tasks.BLANK) == 1 and found["input"] == "complete: " + found["given"]
+            assert filled(found) == right and found["kind"] == row["kind"]
+            before, after = found["given"].split(tasks.BLANK)
+            assert faulty.startswith(before) and faulty.endswith(after) and faulty != right
+        assert next(derived, None) is None and set(left) <= {"ordem"}
+
+
+@pytest.mark.parametrize(
+    "faulty, right, word",
+    [
+        ("As casa são azuis.", "As casas são azuis.", "casas"),
+        ("Torná-lo fáceis, já.", "Torná-lo fácil, já.", "fácil"),
+        ("o gato preto", "o gato preto", None),
+        ("gato o preto", "o gato preto", None),
+        ("a casa", "a casa azul", None),
+    ],
+)
+def test_only_a_single_changed_word_makes_a_gap(faulty, right, word):
+    found = tasks.changed_word({"text": faulty, "original": right})
+    assert (found and found[0]) == word
 
 
 SEQ2SEQ = pytest.mark.parametrize("seq2seq", [True, False], ids=["t5", "llama"])
@@ -343,6 +380,13 @@ def test_accents_are_counted_word_by_word_even_where_a_word_is_lost():
     assert ACCENTS.metrics(["", ""], rows)["accented"] == 0
 
 
+def test_a_gap_is_filled_when_the_answer_is_the_word_and_by_kind():
+    rows = {"target": ["a", "das", "está", "é"], "kind": ["crase", "número", "verbo", "verbo"]}
+    measured = tasks.Cloze("complete", (), None, None, None).metrics(["a", "das casas", "estão", "é"], rows)
+    by_kind = {"filled_crase": 1, "filled_número": 0, "filled_verbo": 1 / 2}
+    assert measured == pytest.approx({"exact": 2 / 4, "first": 3 / 4, "n": 4} | by_kind)
+
+
 # ---------------------------------------------------------------- as linhas de base de escrever
 
 
@@ -377,6 +421,22 @@ def test_the_dictionary_keeps_capitals_and_leaves_alone_what_it_does_not_know():
     other = tasks.Accents("acentue", (), task.train.from_dict(known), None, None)
     answers = baselines.dictionary(other, {"given": ["ACAO e Acao, ana; xicara", "a casa"]})
     assert answers == ["AÇÃO é Ação, ana; xicara", "a casa"]
+
+
+def test_the_neighbours_choose_the_word_that_links_them():
+    rows = {"given": [f"a {tasks.BLANK} é azul", f"o {tasks.BLANK} dorme", f"{tasks.BLANK} gato dorme"]}
+    rows |= {"target": ["casa", "gato", "o"]}
+    train = toy_writing().train.from_dict(rows | {"input": rows["given"], "kind": ["número"] * 3})
+    task = tasks.Cloze("complete", (), train, None, None)
+    asked = {"given": [f"a {tasks.BLANK} é bela", f"o {tasks.BLANK} dorme ali", f"{tasks.BLANK} gato some"]}
+    asked = train.from_dict(asked)
+    assert baselines.neighbours(task, asked) == ["casa", "gato", "o"]
+    assert baselines.frequent(task, asked) == ["casa"] * 3
+
+
+def test_the_neighbours_are_a_strong_line(loaded):
+    common, linked = (measure(loaded, "complete", b) for b in (baselines.frequent, baselines.neighbours))
+    assert linked["exact"] > common["exact"] + 0.2 and linked["filled_preposição"] > 0.6
 
 
 def test_the_bigrams_are_a_distribution():
