@@ -155,7 +155,7 @@ NAMES = {
 }  # fmt: skip
 MEASURES = {
     "exact": "iguais à esperada", "chrf": "chrF", "mended": "falhas mendadas", "kept": "certas inteiras",
-    "accented": "palavras com acento", "spoilt": "sem acento, estragadas", "first": "a primeira palavra",
+    "accented": "palavras com acento", "spoilt": "sem acento, estragadas",
 }  # fmt: skip
 
 

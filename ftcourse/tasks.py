@@ -74,6 +74,10 @@ class TextTask(Task):
     """
 
     separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
+    opening, stop = (
+        "",
+        (),
+    )  # num codificador-decodificador: o que abre a resposta, e que fichas, além da de fim, a fecham
     # Ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição. Em quem continua o pedido, valem também
     # as dele.
     no_repeat = 0
@@ -109,7 +113,7 @@ class TextTask(Task):
         """
         limit, end = tokenizer.model_max_length, tokenizer.eos_token_id
         prompts = self.prompts(tokenizer, rows["input"], seq2seq)
-        targets = [("" if seq2seq else self.separator) + target for target in rows["target"]]
+        targets = [(self.opening if seq2seq else self.separator) + target for target in rows["target"]]
         answers = [[*i, end] for i in tokenizer(targets, add_special_tokens=False, verbose=False)["input_ids"]]
         examples = []
         for prompt, answer in zip(prompts, answers, strict=True):
@@ -135,7 +139,7 @@ class TextTask(Task):
         return {"loss": mean, "perplexity": math.exp(mean), "bits": total / math.log(2) / characters, "n": len(losses)}
 
 
-BLANK = "<extra_id_0>"  # a primeira sentinela de T5, que marca no pré-treino o que falta
+BLANK, NEXT = "<extra_id_0>", "<extra_id_1>"  # as primeiras sentinelas de T5, que marcam no pré-treino o que falta
 PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\nObjeto: {objeto}\nHabilidade:"
 
 
@@ -209,7 +213,12 @@ class Accents(TextTask):
 
 
 class Cloze(TextTask):
-    """Escrever a palavra que falta: a da frase certa no lugar em que `aceitabilidade` fez a falha, de tipo `kind`."""
+    """Escrever a palavra que falta: a da frase certa no lugar em que `aceitabilidade` fez a falha, de tipo `kind`.
+
+    Como no pré-treino de T5, a resposta começa pela sentinela da lacuna e acaba onde viria a da seguinte.
+    """
+
+    opening, stop = f"{BLANK} ", (NEXT,)
 
     @staticmethod
     def fits(row):
@@ -222,13 +231,19 @@ class Cloze(TextTask):
         fields = {"kind": row["kind"], "source": row["source"]}
         return {"input": f"complete: {given}", "target": word[0], "given": given, **fields}
 
+    def prompts(self, tokenizer, texts, seq2seq=False):
+        if not (seq2seq and {BLANK, NEXT} <= tokenizer.get_vocab().keys()):
+            raise ValueError(
+                f"A tarefa {self.name} mostra a lacuna com a ficha {BLANK}, que este modelo não tem: use um T5."
+            )
+        return super().prompts(tokenizer, texts, seq2seq)
+
     def metrics(self, predictions, rows):
-        """De 0 a 1: respostas iguais à esperada, no todo e em cada tipo, e as que começam por ela; e quantas são."""
+        """Respostas iguais à esperada, de 0 a 1, no todo e em cada tipo, e o número de exemplos."""
         right = defaultdict(list)
         for kind, prediction, target in zip(rows["kind"], predictions, rows["target"], strict=True):
-            right["exact"].append(prediction == target)
-            right["first"].append(words(prediction)[:1] == [target])
-            right[f"filled_{kind}"].append(prediction == target)
+            for group in ("exact", f"filled_{kind}"):
+                right[group].append(prediction == target)
         return {group: float(np.mean(right[group])) for group in sorted(right)} | {"n": len(predictions)}
 
 

@@ -232,13 +232,14 @@ def token_losses(model, tokenizer, task, rows, batch_size=32):
 def generate(model, tokenizer, task, rows, *, max_new_tokens=160, batch_size=32):
     """O que o modelo escreve, a ficha mais provável entre as que task.no_repeat deixa: uma lista de textos, na ordem.
 
-    Para na ficha de fim, depois de max_new_tokens ou no tamanho do modelo.
+    Para na ficha de fim ou numa de task.stop, depois de max_new_tokens ou no tamanho do modelo.
     """
     seq2seq = model.config.is_encoder_decoder
     prompts = task.prompts(tokenizer, rows["input"], seq2seq)
     examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in prompts]
     settings = {"do_sample": False, "num_beams": 1, "no_repeat_ngram_size": task.no_repeat}
-    settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ends = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(task.stop))]
+    settings |= {"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
     answers = [None] * len(examples)
     # Quem continua o pedido tem de encontrá-lo no fim da linha: o preenchimento vai à esquerda.
     side = "right" if seq2seq else "left"

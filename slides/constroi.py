@@ -113,7 +113,7 @@ def direction(gap, half):
 
 def best_rates():
     """A melhor taxa de cada técnica, quantas vezes a de LoRA é a do ajuste completo, e quem a teve na borda."""
-    best, tried = benchmark.best_rates(TASK), benchmark.RATES
+    best, tried = benchmark.best_rates(TASK), benchmark.RATES[TASK]
     return {v: rate(best[v]) for v in COMPARED} | {
         "vezes": Shown(best["lora"] / best["full"], 0 if best["lora"] >= 10 * best["full"] else 1),
         "borda": [name for v, name in COMPARED.items() if best[v] in (min(tried[v]), max(tried[v]))],

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import load_script, tokenizer, toy_model, toy_task, toy_writing, writer_tokenizer
 
-from ftcourse import baselines, models, tasks
+from ftcourse import baselines, models, tasks, training
 from ftcourse.files import DATA
 
 SPLITS = ("train", "validation", "test", "out_of_domain")
@@ -161,7 +161,7 @@ def test_no_text_is_in_two_splits(loaded, name, column):
         texts = {split: {*map(filled, getattr(loaded[name], split))} for split in texts}
     for one, other in itertools.permutations(texts, 2):
         assert not texts[one] & texts[other]
-        if name != "habilidade_bncc":  # um objeto como "Números" pode ser de dois componentes
+        if name not in ("habilidade_bncc", "complete"):  # um objeto como "Números" pode ser de dois componentes
             assert not texts[one] & set(getattr(loaded[name], other)["given"])
 
 
@@ -299,6 +299,7 @@ def corrections(*rows):
 
 CORRECTION = tasks.Correction("corrija", (), None, None, None)
 ACCENTS = tasks.Accents("acentue", (), None, None, None)
+CLOZE = tasks.Cloze("complete", (), None, None, None)
 
 
 def test_mended_and_kept_are_counted_apart_and_by_kind():
@@ -382,9 +383,28 @@ def test_accents_are_counted_word_by_word_even_where_a_word_is_lost():
 
 def test_a_gap_is_filled_when_the_answer_is_the_word_and_by_kind():
     rows = {"target": ["a", "das", "está", "é"], "kind": ["crase", "número", "verbo", "verbo"]}
-    measured = tasks.Cloze("complete", (), None, None, None).metrics(["a", "das casas", "estão", "é"], rows)
+    measured = CLOZE.metrics(["a", "das casas", "estão", "é"], rows)
     by_kind = {"filled_crase": 1, "filled_número": 0, "filled_verbo": 1 / 2}
-    assert measured == pytest.approx({"exact": 2 / 4, "first": 3 / 4, "n": 4} | by_kind)
+    assert measured == pytest.approx({"exact": 2 / 4, "n": 4} | by_kind)
+
+
+def test_the_answer_to_a_gap_opens_with_its_sentinel_and_ends_where_the_next_would_come():
+    """O que T5 aprendeu no pré-treino: sem ajuste algum, a primeira ficha da resposta quase não lhe custa."""
+    model, tokenizer = models.load("t5")
+    rows = {"input": ["complete: As meninas estão <extra_id_0> rua."], "target": ["na"]}
+    [example] = CLOZE.encode(tokenizer, rows, seq2seq=True)
+    assert tokenizer.convert_ids_to_tokens(example["labels"]) == ["<extra_id_0>", "▁na", "</s>"]
+    [losses] = training.token_losses(model, tokenizer, CLOZE, rows)
+    assert losses[0] < 0.1
+    [answer] = training.generate(model, tokenizer, CLOZE, rows)
+    assert answer and "extra_id" not in answer and len(answer.split()) < 4
+
+
+def test_only_a_model_with_sentinels_fills_gaps():
+    for kind, seq2seq in (("llama", False), ("bert", True)):
+        tokenizer = models.load(kind)[1]
+        with pytest.raises(ValueError, match="<extra_id_0>, que este modelo não tem: use um T5"):
+            CLOZE.prompts(tokenizer, ["a <extra_id_0>"], seq2seq)
 
 
 # ---------------------------------------------------------------- as linhas de base de escrever
@@ -423,15 +443,16 @@ def test_the_dictionary_keeps_capitals_and_leaves_alone_what_it_does_not_know():
     assert answers == ["AÇÃO é Ação, ana; xicara", "a casa"]
 
 
-def test_the_neighbours_choose_the_word_that_links_them():
-    rows = {"given": [f"a {tasks.BLANK} é azul", f"o {tasks.BLANK} dorme", f"{tasks.BLANK} gato dorme"]}
-    rows |= {"target": ["casa", "gato", "o"]}
-    train = toy_writing().train.from_dict(rows | {"input": rows["given"], "kind": ["número"] * 3})
-    task = tasks.Cloze("complete", (), train, None, None)
-    asked = {"given": [f"a {tasks.BLANK} é bela", f"o {tasks.BLANK} dorme ali", f"{tasks.BLANK} gato some"]}
-    asked = train.from_dict(asked)
-    assert baselines.neighbours(task, asked) == ["casa", "gato", "o"]
-    assert baselines.frequent(task, asked) == ["casa"] * 3
+def test_the_neighbours_choose_the_word_that_links_both():
+    """Cada lacuna só se decide com as duas vizinhas: cada uma, sozinha, prefere outra palavra."""
+    known = [("a {} azul", "casa")] * 2 + [("a {} verde", "rua")] * 3 + [("o {} azul", "céu")] * 3
+    rows = {"given": [given.format(tasks.BLANK) for given, _ in known], "target": [word for _, word in known]}
+    train = toy_writing().train.from_dict(rows)
+    task, asked = tasks.Cloze("complete", (), train, None, None), train.from_dict({"given": [f"a {tasks.BLANK} azul"]})
+    model = baselines.Bigrams(baselines.TOKEN.findall(filled(row)) for row in train)
+    assert max(["casa", "rua", "céu"], key=lambda word: model.log_p("a", word)) == "rua"
+    assert max(["casa", "rua", "céu"], key=lambda word: model.log_p(word, "azul")) == "céu"
+    assert baselines.neighbours(task, asked) == ["casa"] and baselines.frequent(task, asked) == ["rua"]
 
 
 def test_the_bigrams_are_a_distribution():

@@ -78,6 +78,7 @@ def writer_tokenizer(seq2seq):
         scores = [(piece, -1.0 - (len(piece) == 1)) for piece in (*special, *sorted(pieces))]
         core = tokenizers.Tokenizer(tokenizers.models.Unigram(scores, unk_id=2))
         core.pre_tokenizer, core.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
+        core.add_special_tokens([tasks.BLANK, tasks.NEXT])
     else:
         core = tokenizers.Tokenizer(tokenizers.models.BPE())
         core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

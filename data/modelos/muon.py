@@ -9,7 +9,8 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # a curva mais íngreme em zero que aind
 
 
 def orthogonalize(matrix, dtype, steps=5):
-    """U Vᵀ aproximado de matrix = U S Vᵀ, por Newton-Schulz de grau 5: os valores singulares vão para perto de 1."""
+    """U Vᵀ aproximado de matrix = U S Vᵀ, por Newton-Schulz de grau 5: os valores singulares que não são minúsculos
+    vão para perto de 1."""
     a, b, c = COEFFICIENTS
     x = matrix.to(dtype, copy=True)
     x = x.T if x.shape[0] > x.shape[1] else x  # a matriz XXᵀ é a menor das duas
