@@ -277,17 +277,21 @@ def tested(task):
 
 
 def plan(task, jobs):
-    """O que falta rodar, dito antes de começar: (os trabalhos, uma frase com quantos e o tempo que devem levar)."""
+    """O que falta rodar, dito antes de começar: (os trabalhos, uma frase com quantos e o tempo que devem levar).
+
+    O tempo sai das execuções gravadas: o que ainda não rodou não se conta.
+    """
     done = load(task)
     missing = [job for job in jobs if key(job) not in set(map(key, done))]
     pace = {}  # {variante: segundos por passo, nas execuções gravadas}
     for r in done:
         pace.setdefault(r["variant"], []).append(r["seconds"] / (r["steps"] or 1))
-    seconds = sum(np.median(pace.get(job["variant"], 0.2)) * (job["steps"] or 1) for job in missing)
+    seconds = sum(np.median(pace[job["variant"]]) * (job["steps"] or 1) for job in missing if job["variant"] in pace)
     count = Counter(job["variant"] for job in missing)
     listed = ", ".join(f"{n} de {variant}" for variant, n in count.items()) or "nada"
-    minutes = seconds / 60 / environment.usable_cores()
-    return missing, f"{len(jobs)} execuções, faltam {len(missing)}: {listed}; uns {minutes:.0f} min"
+    unknown = ", ".join(variant for variant in count if variant not in pace)
+    minutes = f"uns {seconds / 60 / environment.usable_cores():.0f} min" + (unknown and f", sem contar {unknown}")
+    return missing, f"{len(jobs)} execuções, faltam {len(missing)}: {listed}; {minutes}"
 
 
 def execute(task, jobs, label):

@@ -115,6 +115,8 @@ def test_the_plan_says_what_is_missing_and_how_long_it_takes(results, monkeypatc
     jobs = [{k: v for k, v in row(seed=seed).items() if k not in ("metrics", "seconds")} for seed in range(4)]
     missing, sentence = benchmark.plan(TASK, jobs)
     assert missing == jobs[1:] and sentence == "4 execuções, faltam 3: 3 de full; uns 6 min"
+    others = [job | {"variant": "lora"} for job in jobs]
+    assert benchmark.plan(TASK, jobs + others)[1].endswith("3 de full, 4 de lora; uns 6 min, sem contar lora")
 
 
 def test_the_clock_goes_round_and_the_ratio_is_of_each_round():
