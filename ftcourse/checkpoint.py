@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import safetensors
 import transformers
 
-from ftcourse import modules
+from ftcourse import interchange, modules
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model", "vocab.json")  # um deles basta
@@ -25,9 +25,15 @@ LAYER = re.compile(r".*?\.\d+(?=\.)")  # "bert.encoder.layer.3", de um peso que 
 def check(folder, family):
     """Confere, antes de ler os pesos, que uma pasta tem um modelo da família, inteiro, em safetensors, e o vocabulário.
 
-    Levanta FileNotFoundError se falta um arquivo, OSError se algum está cortado e ValueError se é de outra família.
+    Levanta FileNotFoundError se falta um arquivo, OSError se algum está cortado e ValueError se é de outra família ou
+    se há ali também um adaptador.
     """
     check_family(folder / CONFIG, family)
+    if (folder / interchange.CONFIG).is_file():  # com peft instalada, transformers o aplicaria sem dizer
+        raise ValueError(
+            f"Em {folder} há um adaptador, {interchange.CONFIG} e {interchange.WEIGHTS}, junto do modelo. Passe esses "
+            "dois arquivos para outra pasta e, com o modelo carregado, leia-a com methods.load."
+        )
     for path in weights(folder):
         try:
             with safetensors.safe_open(path, "pt"):
@@ -44,7 +50,7 @@ def check(folder, family):
 
 
 def check_family(path, family):
-    """Os ajustes de um config.json. Levanta ValueError se ele é de outra família."""
+    """Os ajustes de um config.json. Levanta ValueError se ele é de outra família ou de pesos já quantizados."""
     if not path.is_file():
         raise FileNotFoundError(
             f"Em {path.parent} falta {CONFIG}: não é a pasta de um modelo. Uma se faz com model.save_pretrained."
@@ -55,9 +61,16 @@ def check_family(path, family):
     except (ValueError, AttributeError) as error:
         raise OSError(f"{path} está cortado ou não é JSON: {error}. Copie-o outra vez de onde veio.") from error
     if kind != family:
+        what = f"é de um modelo {kind!r}" if kind else "não diz a arquitetura, em model_type"
         raise ValueError(
-            f"{path} é de um modelo {kind!r}, e você pediu {family!r}. Se {kind!r} é uma família do curso, comece por "
-            f'models.load("{kind}", …); senão, escolha um modelo cuja arquitetura seja {family!r}.'
+            f"{path} {what}, e você pediu {family!r}. O curso carrega 'bert', 'llama' e 't5': se é um deles, comece "
+            f'por models.load("{kind or family}", …); senão, escolha um modelo cuja arquitetura seja {family!r}.'
+        )
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise ValueError(
+            f"{path} é de pesos já quantizados ({method or 'quantization_config'}), que o curso não lê. Escolha o "
+            "mesmo modelo em 16 ou 32 bits e, para tê-lo em 4, use qlora.quantize_model."
         )
     return config
 
@@ -112,11 +125,19 @@ def check_weights(model, info, folder):
             f"Em {folder}, {name} tem a forma {tuple(there)}, e config.json pede {tuple(here)}: os dois arquivos não "
             "são do mesmo modelo. Copie-os outra vez."
         )
-    parts = {name for name, _ in model.named_modules()}
+    parts = dict(model.named_modules())
+    parts |= {name.removeprefix(f"{model.base_model_prefix}."): part for name, part in parts.items()}  # sem a saída
     numbered = [name[: match.end()] for name in info["unexpected_keys"] if (match := LAYER.match(name))]
     if extra := sorted(layer for layer in numbered if layer not in parts):
         raise OSError(
             f"Os pesos de {folder} têm {extra[0]}, uma camada a mais do que config.json diz. Copie os dois outra vez."
+        )
+    biases = [name for name in info["unexpected_keys"] if name.endswith(".bias")]
+    if extra := sorted(name for name in biases if getattr(parts.get(name[: -len(".bias")]), "bias", 0) is None):
+        raise OSError(
+            f"Os pesos de {folder} têm {extra[0]}, um viés que config.json não diz e que o modelo deixaria de fora. Em "
+            "LLaMA, diga-o com attention_bias ou mlp_bias; se é o de BitFit com new_bias, já fundido, guarde antes o "
+            "adaptador à parte, com methods.save."
         )
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():

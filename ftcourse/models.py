@@ -79,7 +79,7 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
     settings, folder = locate(family, profile or os.environ.get("FTCOURSE_PERFIL") or "embutido")
     classifies = task is not None and task.labels
     auto = getattr(transformers, chosen.task_class if classifies else chosen.pretraining_class)
-    labels = {"id2label": dict(enumerate(task.labels))} if classifies else {}
+    labels = {"id2label": dict(enumerate(task.labels)), "problem_type": None} if classifies else {}
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
     with torch.random.fork_rng(), checkpoint.quiet():
         torch.manual_seed(seed)

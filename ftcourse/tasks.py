@@ -172,7 +172,7 @@ class Correction(TextTask):
 
     def loss_metrics(self, losses, tokenizer, rows):
         """E a perda média só nas fichas em que copiar erraria."""
-        changed = [loss[mask] for loss, mask in zip(losses, self.changed(tokenizer, rows))]
+        changed = [loss[mask[: len(loss)]] for loss, mask in zip(losses, self.changed(tokenizer, rows))]
         return super().loss_metrics(losses, tokenizer, rows) | {"loss_changed": torch.cat(changed).mean().item()}
 
     def changed(self, tokenizer, rows):

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from torch.amp import GradScaler
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -232,24 +233,31 @@ def token_losses(model, tokenizer, task, rows, batch_size=32):
 def generate(model, tokenizer, task, rows, *, max_new_tokens=160, batch_size=32):
     """O que o modelo escreve, a ficha mais provável entre as que task.no_repeat deixa: uma lista de textos, na ordem.
 
-    Para na ficha de fim ou numa de task.stop, depois de max_new_tokens ou no tamanho do modelo.
+    Para na ficha de fim ou numa de task.stop, depois de max_new_tokens ou no tamanho do modelo. O que quem fez o modelo
+    recomenda, em generation_config.json, não entra: uma repetition_penalty faria da ficha mais provável outra.
     """
     seq2seq = model.config.is_encoder_decoder
     prompts = task.prompts(tokenizer, rows["input"], seq2seq)
     examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in prompts]
+    advised = model.generation_config
     settings = {"do_sample": False, "num_beams": 1, "no_repeat_ngram_size": task.no_repeat}
     ends = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(task.stop))]
     settings |= {"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
+    settings |= {"decoder_start_token_id": advised.decoder_start_token_id}
     answers = [None] * len(examples)
     # Quem continua o pedido tem de encontrá-lo no fim da linha: o preenchimento vai à esquerda.
     side = "right" if seq2seq else "left"
     with measuring(model):
-        for chosen, batch in by_length(tokenizer, examples, model, batch_size, "geração", side):
-            read = 0 if seq2seq else batch["input_ids"].shape[1]
-            room = min(max_new_tokens, tokenizer.model_max_length - read)
-            new = model.generate(**batch, **settings, max_new_tokens=room)[:, read:]
-            for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True)):
-                answers[i] = text.strip()
+        model.generation_config = transformers.GenerationConfig(**settings)  # o que falta a generate, ele busca aqui
+        try:
+            for chosen, batch in by_length(tokenizer, examples, model, batch_size, "geração", side):
+                read = 0 if seq2seq else batch["input_ids"].shape[1]
+                room = min(max_new_tokens, tokenizer.model_max_length - read)
+                new = model.generate(**batch, max_new_tokens=room)[:, read:]
+                for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True)):
+                    answers[i] = text.strip()
+        finally:
+            model.generation_config = advised
     return answers
 
 

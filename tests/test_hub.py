@@ -231,6 +231,10 @@ LACKS = "bert.encoder.layer.0.output.dense.weight"
         (lambda f: (f / "config.json").write_text("{"), OSError, r"config\.json está cortado ou não é JSON"),
         (lambda f: (f / "config.json").write_text("[]"), OSError, r"config\.json está cortado ou não é JSON"),
         (lambda f: edit(f / "config.json", model_type="gpt2"), ValueError, r"modelo 'gpt2', e você pediu 'bert'"),
+        (lambda f: edit(f / "config.json", model_type=None), ValueError, r"não diz a arquitetura.*'bert', 'llama' e"),
+        (lambda f: edit(f / "config.json", quantization_config={"quant_method": "gptq"}), ValueError,
+         r"já quantizados \(gptq\).*qlora\.quantize_model"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), ValueError, r"há um adaptador.*methods\.load"),
         (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, r"faltam os pesos, model\.safetensors"),
         (
             lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
@@ -269,13 +273,32 @@ LACKS = "bert.encoder.layer.0.output.dense.weight"
         (lambda f: (f / "model.safetensors.index.json").write_text("{}") and (f / "model.safetensors").unlink(),
          OSError, r"index\.json está cortado ou não é um índice"),
     ],
-    ids=["sem configuração", "configuração cortada", "configuração que é uma lista", "outra arquitetura", "sem pesos",
+    ids=["sem configuração", "configuração cortada", "configuração que é uma lista", "outra arquitetura",
+         "sem arquitetura", "já quantizado", "com um adaptador", "sem pesos",
          "só pickle", "pesos cortados", "pesos que não são", "falta um tensor", "outra forma", "nan", "camada a mais",
          "sem vocabulário", "vocabulário cortado", "outro vocab_size", "índice vazio"],
 )  # fmt: skip
 def test_a_damaged_folder_is_told_with_the_way_out(folder, damage, error, words):
     damage(folder)
     refused(error, words, "bert", profile=folder)
+
+
+@pytest.mark.parametrize("name", ["llama lm", "t5 lm"])
+@pytest.mark.parametrize("start", [True, False], ids=["com a saída", "sem a saída"])
+def test_a_bias_that_the_model_would_leave_out_is_refused(folders, tmp_path, name, start):
+    """transformers deixa fora, sem dizer, um viés que config.json não tem, como o de BitFit depois de fundido."""
+    folder, family = shutil.copytree(folders[name], tmp_path / "pasta"), CHECKPOINTS[name]
+    model, _ = models.load(family, profile=folder)
+    methods.merge_and_unload(methods.apply(model, "bitfit", trains="new_bias"))
+    (model if start else model.base_model).save_pretrained(folder)
+    refused(OSError, r"\.bias, um viés que config\.json não diz.*methods\.save", family, TASK, profile=folder)
+
+
+def test_a_folder_of_another_kind_of_answer_trains_for_classes(folder):
+    edit(folder / "config.json", problem_type="multi_label_classification")
+    task = toy_task(16)
+    model, tokenizer = models.load("bert", task, profile=folder)
+    assert len(training.train(model, tokenizer, task, lr=1e-3, steps=1, batch_size=4).loss) == 1
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(folder):

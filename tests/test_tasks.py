@@ -346,6 +346,13 @@ def test_the_loss_on_changed_tokens_leaves_the_copied_ones_out():
     assert measured["loss_changed"] == 5 and measured["loss"] == pytest.approx(5.9 / 7)
 
 
+def test_an_answer_cut_by_the_size_of_the_model_is_measured_up_to_the_cut():
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=word_level(), eos_token="fim")
+    rows = corrections(("gênero", "a gato preto", "o gato preto"))
+    measured = CORRECTION.loss_metrics([torch.tensor([5.0, 0.1])], whole, rows)  # as duas primeiras de quatro fichas
+    assert measured["loss_changed"] == 5 and measured["loss"] == pytest.approx(5.1 / 2)
+
+
 WORD = st.text("aáàâãeéêiíoóôõuúücçnlb", min_size=1, max_size=6)
 SENTENCE = st.lists(WORD, min_size=1, max_size=8).map(" ".join)
 SENTENCES = st.lists(SENTENCE, min_size=1, max_size=5).map(lambda texts: [*texts, "é uma ação"])

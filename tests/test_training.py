@@ -245,6 +245,22 @@ def test_what_is_written_in_batches_is_what_is_written_one_token_at_a_time(seq2s
 
 
 @SEQ2SEQ
+@pytest.mark.parametrize(
+    "advice",
+    [{"repetition_penalty": 1.5}, {"cache_implementation": "static"}, {"return_dict_in_generate": True}],
+    ids=lambda advice: next(iter(advice)),
+)
+def test_what_the_maker_of_a_model_advises_does_not_change_what_is_written(seq2seq, advice):
+    model, tokenizer = toy_writer(seq2seq)
+    shake(methods.apply(model, "prefix", num_virtual_tokens=3))
+    expected = training.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6)
+    model.generation_config.update(**advice)
+    before = model.generation_config.to_dict()
+    assert training.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6) == expected
+    assert model.generation_config.to_dict() == before
+
+
+@SEQ2SEQ
 def test_a_task_may_forbid_what_repeats(monkeypatch, seq2seq):
     """Um modelo que só quer escrever "a": com no_repeat = 2, o par "a a" sai uma vez e não volta."""
     model, tokenizer = toy_writer(seq2seq)
