@@ -268,6 +268,34 @@ def test_what_the_card_says_of_the_written_skills():
     assert abs(np.mean(full["chrf"]) - np.mean(random["chrf"])) < 1.5 > abs(np.mean(lora["chrf"] - random["chrf"]))
 
 
+def measured(task, measure="exact"):
+    """{(variante, fonte): o que cada semente do teste tem}"""
+    found = {}
+    for r in benchmark.tested(task):
+        for source, metrics in r["metrics"].items():
+            found.setdefault((r["variant"], source), []).append(metrics.get(measure, np.nan))
+    return {place: np.array(values) for place, values in found.items()}
+
+
+@pytest.mark.parametrize("task, baseline", [("corrija", "bigrams"), ("acentue", "dictionary")])
+def test_what_the_cards_say_of_what_t5_does_not_reach(task, baseline):
+    exact = measured(task)
+    for source in benchmark.SOURCES[task]:
+        assert exact["full", source].max() < exact[baseline, source].item()
+        assert exact["zero_shot", source].item() < 0.002
+    assert exact["full", "ajuda"].min() > exact["echo", "ajuda"].item()
+
+
+def test_how_much_the_cards_say_that_t5_mends_and_accents():
+    for (task, measure), shares in {
+        ("corrija", "mended"): {"ajuda": 3, "noticias": 7, "curriculo": 8},
+        ("acentue", "accented"): {"ajuda": 10 / 6, "noticias": 3, "curriculo": 3},
+    }.items():
+        found = measured(task, measure)
+        for source, one_in in shares.items():
+            assert found["full", source].mean() == pytest.approx(1 / one_in, abs=0.03)
+
+
 @each_task
 def test_the_table_of_the_readme_is_the_measured_one(name):
     _, found, rest = README.read_text("utf-8").partition(f"<!-- tabela:{name} -->")
