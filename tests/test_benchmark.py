@@ -277,6 +277,23 @@ def measured(task, measure="exact"):
     return {place: np.array(values) for place, values in found.items()}
 
 
+def test_what_the_card_says_of_the_filled_gaps():
+    """Semente a semente: quem passa dos bigramas e do modelo sem ajuste, e o que os pesos sorteados aprendem."""
+    exact, loss = measured("complete"), measured("complete", "loss")
+    for source in benchmark.SOURCES["complete"]:
+        lines = [exact[name, source].item() for name in ("frequent", "neighbours", "zero_shot")]
+        assert min(exact["full", source].min(), exact["lora", source].min()) > max(lines)
+        assert loss["full", source].max() < loss["lora", source].min() < loss["random", source].min()
+    for source in ("ajuda", "noticias"):
+        assert exact["zero_shot", source].item() < exact["neighbours", source].item()
+        assert abs(exact["full", source].mean() - exact["lora", source].mean()) < 0.01
+    assert exact["full", "curriculo"].min() > exact["lora", "curriculo"].max()
+    assert exact["zero_shot", "ajuda"].item() == pytest.approx(0.4, abs=0.01)
+    assert exact["zero_shot", "noticias"].item() == pytest.approx(0.2, abs=0.01)
+    random = [r["predictions"] for r in benchmark.tested("complete") if r["variant"] == "random"]
+    assert {answer for answers in random for answer in answers} == {"a"}
+
+
 @pytest.mark.parametrize("task, baseline", [("corrija", "bigrams"), ("acentue", "dictionary")])
 def test_what_the_cards_say_of_what_t5_does_not_reach(task, baseline):
     exact = measured(task)
