@@ -104,9 +104,18 @@ def backward(model, family, seed=None):
     model.eval()
 
 
+ROUNDING = {torch.float32: 5e-5, torch.bfloat16: 1e-2}  # da maior entrada
+
+
+def same(ours, theirs):
+    """Iguais a menos do arredondamento: o processador que fez a referência pode ter somado noutra ordem."""
+    apart = (ours.detach() - theirs).abs().max()
+    return ours.dtype == theirs.dtype and apart <= ROUNDING[theirs.dtype] * theirs.abs().max()
+
+
 def assert_equal(ours, theirs):
     assert ours.keys() == theirs.keys() and ours
-    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not [name for name in ours if not same(ours[name], theirs[name])]
 
 
 def gradients(model):
@@ -125,14 +134,14 @@ def test_the_fixture_is_the_one_that_was_published():
 
 @families
 def test_the_two_transformers_give_the_same_model(family):
-    assert torch.equal(logits(plain(family), family), fixture()[0][f"{family}/logits"])
+    assert same(logits(plain(family), family), fixture()[0][f"{family}/logits"])
 
 
 @families
 @cases
 def test_outputs_are_equal(family, case):
     ours = logits(hand(family, case), family)
-    assert torch.equal(ours, reference(family, case, "logits"))
+    assert same(ours, reference(family, case, "logits"))
     assert (ours - fixture()[0][f"{family}/logits"]).abs().max() > 0.1
 
 
@@ -197,7 +206,7 @@ def test_in_bfloat16_all_is_equal_with_the_adapter_in_the_type_of_the_library(fa
         layer.bfloat16()
     if family.startswith("t5"):
         model.set_attn_implementation("old_t5")
-    assert torch.equal(logits(model, family), reference(family, case, "logits em bfloat16"))
+    assert same(logits(model, family), reference(family, case, "logits em bfloat16"))
     backward(model, family)
     assert_equal(gradients(model), parts(family, case, "gradientes em bfloat16"))
 
