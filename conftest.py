@@ -15,6 +15,14 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ["QT_API"] = "nenhuma"  # sem isto tqdm abre uma barra de caderno, que não lê TQDM_DISABLE e conta como saída
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # um núcleo por processo: dois processos não disputam os dois
 
+import torch  # noqa: E402 (só depois de OMP_NUM_THREADS)
+
+# Sem AVX512, MKL pode somar em ordem que depende do endereço dos tensores, e duas contas iguais diferem no último bit.
+if torch.backends.cpu.get_cpu_capability() != "AVX512":
+    os.environ["MKL_CBWR"] = "COMPATIBLE"
+    torch.ones(64, 64) @ torch.ones(64, 64)  # é na primeira conta que MKL a lê
+    del os.environ["MKL_CBWR"]  # os cadernos correm com tudo que o processador tem
+
 spec = importlib.util.spec_from_file_location("sem_rede", BLOCK / "sitecustomize.py")
 spec.loader.exec_module(importlib.util.module_from_spec(spec))  # e neste processo, que já começou
 
