@@ -74,18 +74,11 @@ class TextTask(Task):
     """
 
     separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
-    opening, stop = (
-        "",
-        (),
-    )  # num codificador-decodificador: o que abre a resposta, e que fichas, além da de fim, a fecham
+    opening = ""  # o que abre a resposta num codificador-decodificador
+    stop = ()  # que fichas, além da de fim, fecham a resposta
     # Ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição. Em quem continua o pedido, valem também
     # as dele.
     no_repeat = 0
-
-    @staticmethod
-    def fits(row):
-        """Se uma linha do arquivo serve à tarefa."""
-        return True
 
     def prompts(self, tokenizer, texts, seq2seq=False):
         """O que o modelo lê antes de escrever, em fichas: uma lista para cada pedido.
@@ -221,12 +214,10 @@ class Cloze(TextTask):
     opening, stop = f"{BLANK} ", (NEXT,)
 
     @staticmethod
-    def fits(row):
-        return bool(row["original"]) and changed_word(row) is not None
-
-    @staticmethod
     def row(row):
-        word, sentence = changed_word(row), composed(row["original"])
+        if not (word := row["original"] and changed_word(row)):
+            return None
+        sentence = composed(row["original"])
         given = f"{sentence[: word.start()]}{BLANK}{sentence[word.end() :]}"
         fields = {"kind": row["kind"], "source": row["source"]}
         return {"input": f"complete: {given}", "target": word[0], "given": given, **fields}
@@ -302,7 +293,7 @@ def general_text():
 
 
 def read(folder, kind=None):
-    """{divisão: datasets.Dataset} dos .jsonl de uma pasta; `kind` escolhe as linhas e faz de cada uma a sua."""
+    """{divisão: datasets.Dataset} dos .jsonl de uma pasta; `kind.row` faz de cada linha outra, ou None, e ela sai."""
     files = {
         split: paths
         for split in ("train", "validation", "test", "out_of_domain")
@@ -312,11 +303,11 @@ def read(folder, kind=None):
     datasets.disable_progress_bars()
     try:
         splits = datasets.load_dataset("json", data_files=files)
-        if kind:  # em memória: o cache de datasets não veria uma mudança nesta casa
-            here = {"keep_in_memory": True, "load_from_cache_file": False}
-            old = splits[next(iter(files))].column_names
-            splits = splits.filter(kind.fits, **here).map(kind.row, remove_columns=old, **here)
-        return dict(splits)
+        if not kind:
+            return dict(splits)
+        # Em memória: o cache de datasets não veria uma mudança nesta casa.
+        derived = {split: [new for row in rows if (new := kind.row(row))] for split, rows in splits.items()}
+        return {split: datasets.Dataset.from_list(rows) for split, rows in derived.items()}
     finally:
         if not bars:
             datasets.enable_progress_bars()

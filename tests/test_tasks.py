@@ -35,7 +35,7 @@ def test_every_row_of_the_files_is_loaded(loaded, name):
         found = (DATA / "tarefas" / FOLDERS[name]).rglob(f"{split}.jsonl")
         lines = [json.loads(line) for p in found for line in p.read_text("utf-8").splitlines()]
         rows = getattr(task, split)
-        assert (len(rows) if rows else 0) == sum(map(getattr(task, "fits", bool), lines))
+        assert (len(rows) if rows else 0) == sum(map(bool, map(getattr(task, "row", dict), lines)))
         if rows and not task.labels:
             assert all(rows["input"]) and all(rows["target"])
         elif rows:
