@@ -17,6 +17,7 @@ import tokenizers
 import torch
 import transformers
 
+import conftest  # noqa: F401 (os processos que se matam somam na mesma ordem que este, e tampouco falam com a rede)
 from ftcourse import methods, modules, tasks, training
 from ftcourse.files import DATA
 
