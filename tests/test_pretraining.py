@@ -3,10 +3,9 @@
 import argparse
 import json
 import lzma
-import os
 import random
+import re
 import shutil
-import subprocess
 import sys
 
 import bert
@@ -348,13 +347,7 @@ def whole(corpus, family, tmp_path_factory):
     """O modelo de um pré-treino que ninguém interrompeu."""
     destination = tmp_path_factory.mktemp("inteiro") / "mini"
     shutil.copy(MODEL.with_name(f"mini-{family}-pt.ficha.md"), destination.with_name("mini.ficha.md"))
-    child = subprocess.run(
-        [sys.executable, SCRIPT, *command(corpus, destination, family)], capture_output=True, encoding="utf-8",
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # como nos processos que são mortos: os bytes dependem disso
-        timeout=120,
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr
-    assert "nats por ficha" in child.stdout
+    assert finish(run_script, *command(corpus, destination, family)) == 0
     return destination
 
 
@@ -417,6 +410,25 @@ def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, family, whole,
     for record in (one, other):
         record["curve"] = [{k: v for k, v in point.items() if k != "seconds"} for point in record["curve"]]
     assert one["curve"] == other["curve"] and one["held_out"] == other["held_out"]
+
+
+def test_it_continues_from_a_published_model(corpus, family, whole, tmp_path, monkeypatch):
+    """Com taxa zero saem os mesmos bytes: pesos e vocabulário são os de lá, e a curva continua a dele."""
+    destination, before = tmp_path / "mini", json.loads((whole / "treino.json").read_text("utf-8"))["curve"]
+    arguments = [str(SCRIPT), *command(corpus, destination, family), "--de", str(whole), "--passos", "4"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--taxa", "0"])
+    pretreina.main()
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (destination / name).read_bytes() == (whole / name).read_bytes(), name
+    curve = json.loads((destination / "treino.json").read_text("utf-8"))["curve"]
+    size = before[0]["tokens"] / before[0]["step"]
+    assert curve[:4] == before and [point["step"] for point in curve[4:]] == [15, 16]
+    assert [point["tokens"] for point in curve] == [point["step"] * size for point in curve]
+    assert curve[-1]["seconds"] >= before[-1]["seconds"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--largura", "32"])
+    shutil.rmtree(destination.with_name("mini.treino"))
+    with pytest.raises(SystemExit, match=rf"O modelo de {re.escape(str(whole))} tem outra forma"):
+        pretreina.main()
 
 
 def test_an_empty_folder_is_refused(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ import torch
 import transformers
 from corpus import Contamination, digest, encode, is_held_out, ppmi_embeddings, read_corpus, task_sentences, windows
 from muon import Muon
+from safetensors.torch import load_file
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -40,13 +41,30 @@ from ftcourse.training import load_state, save_state
 FAMILIES = {"bert": bert, "llama": llama, "t5": t5}
 
 
-def kept_tokenizer(family, paragraphs, vocab_size, folder):
-    """O tokenizador de `folder`, treinado e guardado na primeira vez: o treinador desempata ao acaso."""
+def kept_tokenizer(family, paragraphs, args, folder):
+    """O tokenizador de `folder`: na primeira vez, o do modelo de que se parte, ou um novo, que desempata ao acaso."""
     if not folder.exists():
         partial = folder.with_name("tokenizador.parcial")
-        family.train_tokenizer(paragraphs, vocab_size).save_pretrained(partial)
+        if args.de:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(args.de)
+        else:
+            tokenizer = family.train_tokenizer(paragraphs, args.vocabulario)
+        tokenizer.save_pretrained(partial)
         os.replace(partial, folder)
     return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def load_weights(model, folder):
+    """Põe em `model` os pesos de `folder`, em float32; se um só não serve, nada se treina."""
+    saved = load_file(folder / "model.safetensors")
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    strange = [name for name, tensor in saved.items() if shapes.get(name) != tensor.shape]
+    if strange:
+        raise SystemExit(
+            f"O modelo de {folder} tem outra forma ({strange[0]}, por exemplo): use a família, as --camadas, a --largura "
+            "e o --vocabulario com que ele foi treinado."
+        )
+    model.load_state_dict(saved, strict=False)  # o que não se grava são os nomes repetidos de uma matriz só
 
 
 def learning_rate(step, steps, peak, warmup=200, decay=0.4):
@@ -58,8 +76,9 @@ def learning_rate(step, steps, peak, warmup=200, decay=0.4):
 class Batches:
     """O lote de cada passo, função só de (semente, passo): os parágrafos mudam de ordem a cada época."""
 
-    def __init__(self, family, stream, bounds, args, vocab_size):
+    def __init__(self, family, stream, bounds, args, vocab_size, before=0):
         self.family, self.args, self.vocab_size, self.epoch = family, args, vocab_size, None
+        self.before = before  # passos que o modelo já tinha
         self.stream, self.bounds = stream, bounds
         self.size = args.lote * family.WINDOW  # fichas de texto por passo
         if len(stream) < self.size:
@@ -69,6 +88,7 @@ class Batches:
 
     def __getitem__(self, step):
         """Os tensores que `family.loss` recebe. Um passo em cada oito usa janelas longas."""
+        step += self.before
         epoch, k = divmod(step, len(self.stream) // self.size)
         if epoch != self.epoch:
             order = np.random.default_rng((self.args.semente, epoch)).permutation(len(self.bounds) - 1)
@@ -79,7 +99,7 @@ class Batches:
             self.family.LONG_WINDOW if step % 8 == 7 else self.family.WINDOW,
         )
         generator = torch.Generator().manual_seed(self.args.semente * 1_000_003 + step)
-        return self.family.batch(text, step / self.args.passos, self.vocab_size, generator)
+        return self.family.batch(text, step / (self.before + self.args.passos), self.vocab_size, generator)
 
 
 def native_bfloat16(device):
@@ -108,15 +128,18 @@ def make_optimizers(model, peak, rates):
     )
 
 
-def train(family, model, args, batches, held_out, vocab_size, checkpoint):
-    """Treina até `args.passos`; a cada `args.intervalo`, mede e guarda o estado. Devolve a curva das medidas."""
+def train(family, model, args, batches, held_out, vocab_size, checkpoint, curve=()):
+    """Treina `args.passos`; a cada `args.intervalo`, mede e guarda o estado. Devolve a curva das medidas, que continua
+    `curve`, a do modelo de que se partiu."""
     device = model.device.type
     optimizers = make_optimizers(model.train(), args.taxa, family.RATES)
     settings = {
         name: getattr(args, name)
         for name in ("familia", "lote", "taxa", "camadas", "largura", "vocabulario", "semente")
     }
-    first, curve, seconds = 0, [], 0.0
+    settings["de"] = sha256(args.de / "model.safetensors") if args.de else None
+    first, curve, tokens = 0, list(curve), curve[-1]["tokens"] if curve else 0
+    seconds = curve[-1]["seconds"] if curve else 0.0
     if checkpoint.exists():
         state = load_state(checkpoint, device)
         if differs := [name for name in settings if settings[name] != state["settings"][name]]:
@@ -150,8 +173,9 @@ def train(family, model, args, batches, held_out, vocab_size, checkpoint):
             seconds = time.perf_counter() - started
             measured = family.held_out_loss(model, held_out, vocab_size)
             curve.append(
-                {"step": step + 1, "tokens": (step + 1) * batches.size, "seconds": round(seconds),
-                 "train": round(sum(losses) / len(losses), 4), "held_out": round(measured, 4)}
+                {"step": batches.before + step + 1, "tokens": tokens + (step + 1) * batches.size,
+                 "seconds": round(seconds), "train": round(sum(losses) / len(losses), 4),
+                 "held_out": round(measured, 4)}
             )  # fmt: skip
             losses = []
             bar.set_postfix(reservado=f"{measured:.3f}")
@@ -182,7 +206,7 @@ def prepare(family, args, workdir):
             training += kept
             report[name] = {"paragraphs": len(kept), "words": sum(len(p.split()) for p in kept),
                             "held_out": len(held_out[name]), "contaminated": len(paragraphs) - len(clean)}  # fmt: skip
-        tokenizer = kept_tokenizer(family, training, args.vocabulario, workdir / "tokenizador")
+        tokenizer = kept_tokenizer(family, training, args, workdir / "tokenizador")
         edges = family.BEGIN, family.END
         stream, bounds = encode(tokenizer, training, *edges)
         arrays = {f"held_out_{name}": encode(tokenizer, texts, *edges)[0] for name, texts in held_out.items() if texts}
@@ -216,7 +240,7 @@ def publish(family, model, tokenizer, args, report, curve, arrays, workdir):
         label: round(family.held_out_loss(model, held_out_windows(family, arrays, sources), len(tokenizer)), 4)
         for label, sources in [("todas", args.avaliar), *((name, [name]) for name in args.avaliar)]
     }
-    settings = {name: value for name, value in vars(args).items() if name not in ("corpus", "destino", "fora")}
+    settings = {name: value for name, value in vars(args).items() if name not in ("corpus", "destino", "fora", "de")}
     compared = {name: round(float(x), 4) for name, x in family.compare(model, tokenizer, arrays, args.avaliar).items()}
     record = {"held_out": losses, "compared": compared, "parameters": model.num_parameters(), "settings": settings,
               "curve": curve, "corpus": report, "environment": environment.describe()}  # fmt: skip
@@ -274,6 +298,7 @@ def parse_arguments():
     p.add_argument("familia", choices=FAMILIES)
     p.add_argument("corpus", type=Path, help="pasta com .txt ou .txt.xz, um parágrafo por linha")
     p.add_argument("destino", type=Path, help="pasta do modelo; o trabalho em andamento fica em DESTINO.treino")
+    p.add_argument("--de", type=Path, help="pasta do modelo de que se parte, com o vocabulário dele")
     p.add_argument(
         "--fora", type=Path, nargs="*", default=[DATA / "tarefas"], help="frases que o corpus não pode conter"
     )
@@ -304,16 +329,20 @@ def main():
         raise SystemExit("Nenhum parágrafo ficou reservado para a avaliação: junte mais texto ou confira --avaliar.")
     torch.manual_seed(args.semente)
     model = family.new_model(args.camadas, args.largura, len(tokenizer))
-    checkpoint = workdir / "checkpoint.pt"
-    if not checkpoint.exists():
+    checkpoint, curve = workdir / "checkpoint.pt", []
+    if args.de:
+        curve = json.loads((args.de / "treino.json").read_text(encoding="utf-8"))["curve"]
+        load_weights(model, args.de)
+    elif not checkpoint.exists():
         family.start(
             model,
             *ppmi_embeddings(arrays["stream"], len(tokenizer), args.largura, family.embedding_std(args.largura)),
         )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    batches = Batches(family, arrays["stream"], arrays["bounds"], args, len(tokenizer))
+    before = curve[-1]["step"] if curve else 0
+    batches = Batches(family, arrays["stream"], arrays["bounds"], args, len(tokenizer), before)
     held_out = held_out_windows(family, arrays, args.avaliar)
-    curve = train(family, model, args, batches, held_out, len(tokenizer), checkpoint)
+    curve = train(family, model, args, batches, held_out, len(tokenizer), checkpoint, curve)
     publish(family, model, tokenizer, args, report, curve, arrays, workdir)
 
 
