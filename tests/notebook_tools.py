@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<details>\s*<summary>Solução</summary>(.*?)</details>", re.S)
 WIDGET = "application/vnd.jupyter.widget-view+json"  # uma barra de progresso
+SHORTER = {r"steps=\d{3}\b": "steps=20", r"batch_size=\d+\b": "batch_size=4", r"tqdm\(range\(\d+\)": "tqdm(range(3)"}
 FENCE = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 
 
@@ -75,8 +76,16 @@ def solution(notebook, stub):
     return found[0]
 
 
+def shortened(source):
+    """A célula com treinos curtos, lotes pequenos e médias de poucos sorteios: inteira, é nbval que a roda."""
+    for pattern, shorter in SHORTER.items():
+        source = re.sub(pattern, shorter, source)
+    return source
+
+
 def rehearsal(notebook):
-    """O caderno de ensaio: cada célula duas vezes; cada exercício como está, sob rigor e, duas vezes, resolvido.
+    """O caderno de ensaio: cada célula, encurtada, duas vezes; cada exercício como está, sob rigor e, duas vezes,
+    resolvido.
 
     O papel de cada célula fica em metadata["papel"]; a posição da original, em metadata["original"].
     """
@@ -84,7 +93,8 @@ def rehearsal(notebook):
     for cell in code_cells(notebook):
         if "nbval-skip" in tags(cell):
             continue
-        parts = [("célula", cell.source), ("de novo", cell.source)]
+        short = shortened(cell.source)
+        parts = [("célula", short), ("de novo", short)]
         if "exercicio" in tags(cell):
             solved = solution(notebook, cell)
             parts = [("esboço", rigor(0) + cell.source), ("rigor", rigor(1) + cell.source)]

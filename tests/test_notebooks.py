@@ -18,6 +18,7 @@ from notebook_tools import (
     fingerprint,
     read,
     rehearse,
+    shortened,
     solution,
     tags,
     text,
@@ -358,6 +359,11 @@ def test_the_rehearsal_runs_each_cell_in_its_roles(sample):
         ("esboço", False), ("rigor", True), ("solução", False), ("de novo", False),
     ]  # fmt: skip
     assert [text(cell).split(":")[0].strip() for cell in cells[4:]] == ["· 00.1", "· 00.1", "✓ 00.1", "✓ 00.1"]
+
+
+def test_the_rehearsal_shortens_what_takes_long():
+    source = "train(steps=300, batch_size=32)\nfor seed in tqdm(range(20), desc='x'): draw(steps=20, eval_steps=80)"
+    assert shortened(source) == source.replace("300", "20").replace("32", "4").replace("range(20)", "range(3)")
 
 
 def test_the_rehearsal_sees_a_cell_that_only_runs_once(tmp_path):

@@ -61,8 +61,8 @@ def load_weights(model, folder):
     strange = [name for name, tensor in saved.items() if shapes.get(name) != tensor.shape]
     if strange:
         raise SystemExit(
-            f"O modelo de {folder} tem outra forma ({strange[0]}, por exemplo): use a família, as --camadas, a --largura "
-            "e o --vocabulario com que ele foi treinado."
+            f"O modelo de {folder} tem outra forma ({strange[0]}, por exemplo): use a família, as --camadas, a "
+            "--largura e o --vocabulario com que ele foi treinado."
         )
     model.load_state_dict(saved, strict=False)  # o que não se grava são os nomes repetidos de uma matriz só
 
