@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<details>\s*<summary>Solução</summary>(.*?)</details>", re.S)
 WIDGET = "application/vnd.jupyter.widget-view+json"  # uma barra de progresso
-SHORTER = {r"steps=\d{3}\b": "steps=20", r"batch_size=\d+\b": "batch_size=4", r"tqdm\(range\(\d+\)": "tqdm(range(3)"}
+SHORTER = {r"\bsteps=\d{3,}": "steps=20", r"batch_size=\d+": "batch_size=4", r"tqdm\(range\(\d+\)": "tqdm(range(3)"}
 FENCE = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 
 

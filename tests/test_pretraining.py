@@ -4,8 +4,8 @@ import argparse
 import json
 import lzma
 import random
-import re
 import shutil
+import subprocess
 import sys
 
 import bert
@@ -127,6 +127,8 @@ def test_a_batch_depends_only_on_the_seed_and_the_step():
         assert all(torch.equal(a, b) for a, b in zip(alone, in_order[step]))
     assert in_order[6][0].shape == (4, 64) and in_order[7][0].shape == (4 * 62 // 126, 128)
     assert not torch.equal(in_order[0][0], in_order[per_epoch][0])
+    later = pretreina.Batches(bert, stream, bounds, arguments(), 300, before=per_epoch - 2)  # de quem já treinou
+    assert all(torch.equal(a, b) for step in range(4) for a, b in zip(later[step], in_order[per_epoch - 2 + step]))
     assert not torch.equal(in_order[0][0], pretreina.Batches(bert, stream, bounds, arguments(semente=1), 300)[0][0])
 
 
@@ -258,6 +260,14 @@ def test_the_restoring_steps_become_rare():
         np.mean([t5.batch(text, done, 300, generator(seed))[0][0, 0] == 200 for seed in range(400)]) for done in (0, 1)
     ]
     assert share == pytest.approx([0.5, 0.1], abs=0.08)
+
+
+def test_half_of_the_span_batches_hide_twice_as_much():
+    text = torch.randint(3, 200, (2, 40), generator=generator())
+    answers = [t5.batch(text, 1, 300, generator(seed))[1].shape[1] for seed in range(400)]
+    shares = {n: answers.count(n) / 400 for n in set(answers)}
+    # 6 fichas em 2 trechos, 12 em 4, ou as 40 do texto de volta; mais as sentinelas e </s>
+    assert shares == pytest.approx({6 + 2 + 1: 0.45, 12 + 4 + 1: 0.45, 40 + 1: 0.1}, abs=0.08)
 
 
 def test_the_losses_of_the_others_are_those_of_transformers():
@@ -412,7 +422,21 @@ def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, family, whole,
     assert one["curve"] == other["curve"] and one["held_out"] == other["held_out"]
 
 
-def test_it_continues_from_a_published_model(corpus, family, whole, tmp_path, monkeypatch):
+def test_it_continues_from_a_published_model_and_resumes(corpus, family, whole, tmp_path):
+    steps = ["--de", str(whole), "--passos", "7"]
+    folders = [tmp_path / name / "mini" for name in ("um", "dois")]
+    assert finish(run_script, *command(corpus, folders[0], family), *steps) == 0
+    checkpoint = folders[1].with_name("mini.treino") / "checkpoint.pt"
+    assert kill(run_script, *command(corpus, folders[1], family), *steps, when=checkpoint.exists)
+    assert finish(run_script, *command(corpus, folders[1], family), *steps) == 0
+    bases = [file.read_bytes() for file in (whole / "model.safetensors", folders[0] / "model.safetensors")]
+    assert (folders[1] / "model.safetensors").read_bytes() == bases[1] != bases[0]
+    record = json.loads((folders[1] / "treino.json").read_text("utf-8"))
+    assert record["continues"] == files.sha256(whole / "model.safetensors")
+    assert [point["step"] for point in record["curve"]] == [3, 6, 9, 12, 15, 18, 19]
+
+
+def test_it_continues_where_the_published_model_stopped(corpus, family, whole, tmp_path, monkeypatch):
     """Com taxa zero saem os mesmos bytes: pesos e vocabulário são os de lá, e a curva continua a dele."""
     destination, before = tmp_path / "mini", json.loads((whole / "treino.json").read_text("utf-8"))["curve"]
     arguments = [str(SCRIPT), *command(corpus, destination, family), "--de", str(whole), "--passos", "4"]
@@ -425,10 +449,34 @@ def test_it_continues_from_a_published_model(corpus, family, whole, tmp_path, mo
     assert curve[:4] == before and [point["step"] for point in curve[4:]] == [15, 16]
     assert [point["tokens"] for point in curve] == [point["step"] * size for point in curve]
     assert curve[-1]["seconds"] >= before[-1]["seconds"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--largura", "32"])
-    shutil.rmtree(destination.with_name("mini.treino"))
-    with pytest.raises(SystemExit, match=rf"O modelo de {re.escape(str(whole))} tem outra forma"):
-        pretreina.main()
+
+
+def test_a_folder_that_is_no_start_is_refused(corpus, tmp_path, monkeypatch):
+    """Antes de limpar o corpus, e sem deixar nada que atrapalhe quem corrige o comando."""
+    start, destination = MODEL.with_name("mini-llama-pt"), tmp_path / "mini"
+
+    def refused(family, folder, destination, match):
+        arguments = [str(SCRIPT), *command(corpus, destination, family), "--de", str(folder), "--passos", "1"]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit, match=match):
+            pretreina.main()
+
+    refused(
+        "llama", tmp_path / "nada", destination, r"Em .*nada falta treino\.json: --de pede a pasta de um modelo gravado"
+    )
+    refused("bert", start, destination, r"é da família llama, e não bert")
+    copy = shutil.copytree(start, tmp_path / "cópia")
+    refused("llama", copy, copy, r"DESTINO e --de são a mesma pasta")
+    assert (copy / "model.safetensors").is_file() and not destination.with_name("mini.treino").exists()
+    shutil.copytree(MODEL, destination.with_name("mini.treino") / "tokenizador")  # o vocabulário é de um BERT
+    refused("llama", start, destination, r"mini\.treino começou com outro vocabulário: apague essa pasta")
+
+
+def test_the_script_runs_as_a_command(tmp_path):
+    child = subprocess.run(
+        [sys.executable, SCRIPT, "bert", tmp_path, tmp_path / "mini"], capture_output=True, text=True
+    )
+    assert child.returncode == 1 and "não há nenhum .txt nem .txt.xz" in child.stderr
 
 
 def test_an_empty_folder_is_refused(tmp_path, monkeypatch):
@@ -459,5 +507,9 @@ def test_a_training_in_progress_does_not_take_another_corpus(corpus, tmp_path, m
     with pytest.raises(SystemExit, match=r"já fez 2 passos"):
         pretreina.main()
     (tmp_path / "corpus" / "outro.txt").write_text("mais um texto", "utf-8")
-    with pytest.raises(SystemExit, match=r"é de outro corpus"):
+    with pytest.raises(SystemExit, match=r"é de outro corpus, ou de outras frases em --fora"):
+        pretreina.main()
+    (tmp_path / "corpus" / "outro.txt").unlink()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--fora", str(tmp_path / "corpus" / "livros.txt")])
+    with pytest.raises(SystemExit, match=r"é de outro corpus, ou de outras frases em --fora"):
         pretreina.main()

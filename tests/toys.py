@@ -17,7 +17,7 @@ import tokenizers
 import torch
 import transformers
 
-import conftest  # noqa: F401 (os processos que se matam somam na mesma ordem que este, e tampouco falam com a rede)
+import conftest  # noqa: F401 (os processos que se matam somam na ordem deste e, como ele, não falam com a rede)
 from ftcourse import methods, modules, tasks, training
 from ftcourse.files import DATA
 
@@ -251,7 +251,10 @@ METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods()
 context = multiprocessing.get_context(METHOD)
 if METHOD == "forkserver":
     context.set_forkserver_preload(
-        ["ftcourse.tasks", "ftcourse.training", "transformers.models.bert.modeling_bert", "scipy.sparse.linalg"]
+        [
+            *("pytest", "ftcourse.tasks", "ftcourse.training"),
+            *("transformers.models.bert.modeling_bert", "scipy.sparse.linalg"),
+        ]
     )
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 

@@ -7,7 +7,8 @@ perda) está em bert.py, llama.py e t5.py; o que o script faz com qualquer uma, 
 
 1. tira do corpus os parágrafos que contêm alguma frase das tarefas (`--fora`) e os reservados para a avaliação;
 2. treina o vocabulário e codifica tudo uma vez;
-3. começa as representações pelas coocorrências (PPMI e SVD): sem isso um modelo pequeno passa meia hora num platô;
+3. começa as representações pelas coocorrências (PPMI e SVD): sem isso um modelo pequeno passa meia hora num platô; com
+   `--de`, vocabulário e pesos são os de um modelo já treinado;
 4. treina; o lote de cada passo é função de (semente, passo), então retomar é só ler o último checkpoint;
 5. mede, converte para bfloat16 e grava safetensors, tokenizador, configuração, curva e sha256.
 
@@ -43,6 +44,10 @@ FAMILIES = {"bert": bert, "llama": llama, "t5": t5}
 
 def kept_tokenizer(family, paragraphs, args, folder):
     """O tokenizador de `folder`: na primeira vez, o do modelo de que se parte, ou um novo, que desempata ao acaso."""
+    if args.de and folder.exists() and sha256(folder / "tokenizer.json") != sha256(args.de / "tokenizer.json"):
+        raise SystemExit(
+            f"O treino em {folder.parent} começou com outro vocabulário: apague essa pasta ou use outro DESTINO."
+        )
     if not folder.exists():
         partial = folder.with_name("tokenizador.parcial")
         if args.de:
@@ -54,17 +59,24 @@ def kept_tokenizer(family, paragraphs, args, folder):
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def load_weights(model, folder):
-    """Põe em `model` os pesos de `folder`, em float32; se um só não serve, nada se treina."""
-    saved = load_file(folder / "model.safetensors")
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    strange = [name for name, tensor in saved.items() if shapes.get(name) != tensor.shape]
-    if strange:
-        raise SystemExit(
-            f"O modelo de {folder} tem outra forma ({strange[0]}, por exemplo): use a família, as --camadas, a "
-            "--largura e o --vocabulario com que ele foi treinado."
-        )
-    model.load_state_dict(saved, strict=False)  # o que não se grava são os nomes repetidos de uma matriz só
+def continued(args):
+    """A curva do modelo de `--de`, [] sem ele. O tamanho do que se treina passa a ser o do modelo."""
+    if not args.de:
+        return []
+    for name in ("treino.json", "tokenizer.json", "model.safetensors"):
+        if not (args.de / name).is_file():
+            raise SystemExit(
+                f"Em {args.de} falta {name}: --de pede a pasta de um modelo gravado por este script, como "
+                "data/modelos/mini-llama-pt."
+            )
+    if args.de.resolve() == args.destino.resolve():
+        raise SystemExit(f"DESTINO e --de são a mesma pasta, {args.de}: o modelo de que se parte seria apagado.")
+    record = json.loads((args.de / "treino.json").read_text(encoding="utf-8"))
+    if record["settings"]["familia"] != args.familia:
+        raise SystemExit(f"O modelo de {args.de} é da família {record['settings']['familia']}, e não {args.familia}.")
+    for name in ("camadas", "largura", "vocabulario"):
+        setattr(args, name, record["settings"][name])
+    return record["curve"]
 
 
 def learning_rate(step, steps, peak, warmup=200, decay=0.4):
@@ -129,8 +141,10 @@ def make_optimizers(model, peak, rates):
 
 
 def train(family, model, args, batches, held_out, vocab_size, checkpoint, curve=()):
-    """Treina `args.passos`; a cada `args.intervalo`, mede e guarda o estado. Devolve a curva das medidas, que continua
-    `curve`, a do modelo de que se partiu."""
+    """Treina `args.passos`; a cada `args.intervalo`, mede e guarda o estado. Devolve a curva das medidas.
+
+    curve: a do modelo de que se partiu, que a nova continua.
+    """
     device = model.device.type
     optimizers = make_optimizers(model.train(), args.taxa, family.RATES)
     settings = {
@@ -142,7 +156,7 @@ def train(family, model, args, batches, held_out, vocab_size, checkpoint, curve=
     seconds = curve[-1]["seconds"] if curve else 0.0
     if checkpoint.exists():
         state = load_state(checkpoint, device)
-        if differs := [name for name in settings if settings[name] != state["settings"][name]]:
+        if differs := [name for name in settings if settings[name] != state["settings"].get(name)]:
             raise SystemExit(
                 f"O treino em {checkpoint.parent} começou com outros valores de {', '.join(differs)}: repita-os para "
                 "retomar, ou apague a pasta para recomeçar."
@@ -188,9 +202,12 @@ def train(family, model, args, batches, held_out, vocab_size, checkpoint, curve=
 # ---------------------------------------------------------------- do começo ao fim
 
 
-def corpus_files(args):
-    """O resumo de cada arquivo do corpus: um treino em andamento não aceita outro."""
-    return {path.name: sha256(path) for path in sorted(args.corpus.glob("*.txt*"))}
+def read_files(args):
+    """Os resumos dos arquivos do corpus e das frases de `--fora`: um treino em andamento não aceita outros."""
+    return {
+        "files": {path.name: sha256(path) for path in sorted(args.corpus.glob("*.txt*"))},
+        "left_out": digest("\n".join(task_sentences(args.fora))),
+    }
 
 
 def prepare(family, args, workdir):
@@ -211,14 +228,17 @@ def prepare(family, args, workdir):
         stream, bounds = encode(tokenizer, training, *edges)
         arrays = {f"held_out_{name}": encode(tokenizer, texts, *edges)[0] for name, texts in held_out.items() if texts}
         reserved = [digest(p) for paragraphs in held_out.values() for p in paragraphs]
-        report = {"sources": report, "tokens": len(stream), "held_out": reserved, "files": corpus_files(args)}
+        report = {"sources": report, "tokens": len(stream), "held_out": reserved} | read_files(args)
         with atomic_write(workdir / "corpus.json") as file:
             file.write(json.dumps(report, ensure_ascii=False, indent=1).encode())
         with atomic_write(workdir / "corpus.npz") as file:
             np.savez(file, stream=stream, bounds=bounds, **arrays)
     report = json.loads((workdir / "corpus.json").read_text(encoding="utf-8"))
-    if report["files"] != corpus_files(args):
-        raise SystemExit(f"O treino em {workdir} é de outro corpus: apague essa pasta ou use outro DESTINO.")
+    if any(report.get(name, found) != found for name, found in read_files(args).items()):
+        raise SystemExit(
+            f"O treino em {workdir} é de outro corpus, ou de outras frases em --fora: apague essa pasta ou use outro "
+            "DESTINO."
+        )
     tokenizer = transformers.AutoTokenizer.from_pretrained(workdir / "tokenizador")
     with np.load(workdir / "corpus.npz", allow_pickle=False) as arrays:
         return tokenizer, dict(arrays), report
@@ -244,6 +264,8 @@ def publish(family, model, tokenizer, args, report, curve, arrays, workdir):
     compared = {name: round(float(x), 4) for name, x in family.compare(model, tokenizer, arrays, args.avaliar).items()}
     record = {"held_out": losses, "compared": compared, "parameters": model.num_parameters(), "settings": settings,
               "curve": curve, "corpus": report, "environment": environment.describe()}  # fmt: skip
+    if args.de:
+        record["continues"] = sha256(args.de / "model.safetensors")
     (ready / "treino.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     card = args.destino.with_name(args.destino.name + ".ficha.md")
     if card.exists():
@@ -298,12 +320,12 @@ def parse_arguments():
     p.add_argument("familia", choices=FAMILIES)
     p.add_argument("corpus", type=Path, help="pasta com .txt ou .txt.xz, um parágrafo por linha")
     p.add_argument("destino", type=Path, help="pasta do modelo; o trabalho em andamento fica em DESTINO.treino")
-    p.add_argument("--de", type=Path, help="pasta do modelo de que se parte, com o vocabulário dele")
+    p.add_argument("--de", type=Path, help="pasta do modelo de que se parte: o tamanho e o vocabulário são os dele")
     p.add_argument(
         "--fora", type=Path, nargs="*", default=[DATA / "tarefas"], help="frases que o corpus não pode conter"
     )
     p.add_argument("--avaliar", nargs="*", help="fontes cujos parágrafos reservados são medidos (padrão: todas)")
-    p.add_argument("--passos", type=int)
+    p.add_argument("--passos", type=int, help="com --de, os que se somam aos que o modelo já tem")
     p.add_argument("--lote", type=int, help="janelas curtas por passo")
     p.add_argument("--taxa", type=float, default=2e-3, help="taxa de aprendizado no pico")
     p.add_argument("--camadas", type=int)
@@ -320,7 +342,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    family = FAMILIES[args.familia]
+    family, curve = FAMILIES[args.familia], continued(args)
     workdir = args.destino.with_name(args.destino.name + ".treino")
     tokenizer, arrays, report = prepare(family, args, workdir)
     reserved = {name: arrays.get(f"held_out_{name}", ()) for name in args.avaliar or report["sources"]}
@@ -329,10 +351,9 @@ def main():
         raise SystemExit("Nenhum parágrafo ficou reservado para a avaliação: junte mais texto ou confira --avaliar.")
     torch.manual_seed(args.semente)
     model = family.new_model(args.camadas, args.largura, len(tokenizer))
-    checkpoint, curve = workdir / "checkpoint.pt", []
-    if args.de:
-        curve = json.loads((args.de / "treino.json").read_text(encoding="utf-8"))["curve"]
-        load_weights(model, args.de)
+    checkpoint = workdir / "checkpoint.pt"
+    if args.de:  # o que o arquivo não tem são os outros nomes de uma matriz só
+        model.load_state_dict(load_file(args.de / "model.safetensors"), strict=False)
     elif not checkpoint.exists():
         family.start(
             model,
