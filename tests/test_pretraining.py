@@ -465,6 +465,7 @@ def test_a_folder_that_is_no_start_is_refused(corpus, tmp_path, monkeypatch):
         "llama", tmp_path / "nada", destination, r"Em .*nada falta treino\.json: --de pede a pasta de um modelo gravado"
     )
     refused("bert", start, destination, r"é da família llama, e não bert")
+    refused("llama", MODEL, destination, r"é da família bert, e não llama")
     copy = shutil.copytree(start, tmp_path / "cópia")
     refused("llama", copy, copy, r"DESTINO e --de são a mesma pasta")
     assert (copy / "model.safetensors").is_file() and not destination.with_name("mini.treino").exists()

@@ -72,8 +72,9 @@ def continued(args):
     if args.de.resolve() == args.destino.resolve():
         raise SystemExit(f"DESTINO e --de são a mesma pasta, {args.de}: o modelo de que se parte seria apagado.")
     record = json.loads((args.de / "treino.json").read_text(encoding="utf-8"))
-    if record["settings"]["familia"] != args.familia:
-        raise SystemExit(f"O modelo de {args.de} é da família {record['settings']['familia']}, e não {args.familia}.")
+    family = record["settings"].get("familia", "bert")  # mini-BERT-pt é de quando só havia uma
+    if family != args.familia:
+        raise SystemExit(f"O modelo de {args.de} é da família {family}, e não {args.familia}.")
     for name in ("camadas", "largura", "vocabulario"):
         setattr(args, name, record["settings"][name])
     return record["curve"]
