@@ -19,7 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<details>\s*<summary>Solução</summary>(.*?)</details>", re.S)
 WIDGET = "application/vnd.jupyter.widget-view+json"  # uma barra de progresso
-SHORTER = {r"\bsteps=\d{3,}": "steps=20", r"batch_size=\d+": "batch_size=4", r"tqdm\(range\(\d+\)": "tqdm(range(3)"}
+SHORTER = {
+    r"\bsteps=\d{3,}": "steps=20",
+    r"batch_size=\d+": "batch_size=4",
+    r"repeats=\d+": "repeats=2",
+    r"select\(range\(\d{3}\)\)": "select(range(40))",
+    r"tqdm\(range\(\d+\)": "tqdm(range(3)",
+}
 FENCE = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 
 
@@ -77,7 +83,7 @@ def solution(notebook, stub):
 
 
 def shortened(source):
-    """A célula com treinos curtos, lotes pequenos e médias de poucos sorteios: inteira, é nbval que a roda."""
+    """A célula com treinos curtos, lotes pequenos e médias de poucos números: inteira, é nbval que a roda."""
     for pattern, shorter in SHORTER.items():
         source = re.sub(pattern, shorter, source)
     return source

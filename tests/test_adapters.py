@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from toys import TINY, shake, tiny
 from transformers.masking_utils import eager_mask
 
+import conftest
 from ftcourse import adapters, files, methods, modules, qlora
 from ftcourse.adapters import NON_LINEARITIES, Entrance, HoulsbyConfig, HoulsbyLayer, PfeifferConfig, PfeifferLayer
 
@@ -104,7 +105,7 @@ def backward(model, family, seed=None):
     model.eval()
 
 
-EXACT = torch.backends.cpu.get_cpu_capability() == "AVX512"  # como o processador que fez a referência
+EXACT = conftest.INTEL_AVX512  # como o processador que fez a referência
 ROUNDING = {torch.float32: 5e-5, torch.bfloat16: 1e-2}  # da maior entrada
 
 
