@@ -262,14 +262,6 @@ def test_the_restoring_steps_become_rare():
     assert share == pytest.approx([0.5, 0.1], abs=0.08)
 
 
-def test_half_of_the_span_batches_hide_twice_as_much():
-    text = torch.randint(3, 200, (2, 40), generator=generator())
-    answers = [t5.batch(text, 1, 300, generator(seed))[1].shape[1] for seed in range(400)]
-    shares = {n: answers.count(n) / 400 for n in set(answers)}
-    # 6 fichas em 2 trechos, 12 em 4, ou as 40 do texto de volta; mais as sentinelas e </s>
-    assert shares == pytest.approx({6 + 2 + 1: 0.45, 12 + 4 + 1: 0.45, 40 + 1: 0.1}, abs=0.08)
-
-
 def test_the_losses_of_the_others_are_those_of_transformers():
     ids = torch.randint(4, 300, (3, 20), generator=generator())
     model = llama.new_model(1, 64, 300)

@@ -111,13 +111,10 @@ def restore(text, vocab_size, generator, rate=0.15):
 def batch(text, done, vocab_size, generator):
     """(entrada, resposta) de um passo: trechos escondidos ou, de metade das vezes a uma em dez, o texto de volta.
 
-    Só com os trechos, um modelo deste tamanho aprende a ignorar o codificador. Metade dos lotes de trechos esconde o
-    dobro: o decodificador é a parte barata do passo, e cada ficha escondida ensina.
+    Só com os trechos, um modelo deste tamanho aprende a ignorar o codificador.
     """
-    restored, doubled = torch.rand(2, generator=generator) < torch.tensor([0.5 - 0.4 * done, 0.5])
-    if restored:
-        return restore(text, vocab_size, generator)
-    return corrupt_spans(text, vocab_size, generator, rate=0.3 if doubled else 0.15)
+    task = restore if torch.rand((), generator=generator) < 0.5 - 0.4 * done else corrupt_spans
+    return task(text, vocab_size, generator)
 
 
 def loss(model, ids, labels, reduction="mean"):
