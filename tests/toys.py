@@ -250,12 +250,8 @@ def photo(model):
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 context = multiprocessing.get_context(METHOD)
 if METHOD == "forkserver":
-    context.set_forkserver_preload(
-        [
-            *("pytest", "ftcourse.tasks", "ftcourse.training"),
-            *("transformers.models.bert.modeling_bert", "scipy.sparse.linalg"),
-        ]
-    )
+    preload = "pytest ftcourse.tasks ftcourse.training transformers.models.bert.modeling_bert scipy.sparse.linalg"
+    context.set_forkserver_preload(preload.split())
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
