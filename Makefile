@@ -33,9 +33,9 @@ slides: .ferramentas .venv/pronto ## monta a aula de LoRA em slides/pronto: HTML
 	@command -v $(PYTHON) >/dev/null || { echo "Não encontrei o comando $(PYTHON). Instale o Python 3.11 ou mais novo, ou aponte o seu: make slides PYTHON=python3.12." >&2; exit 1; }
 	@$(PYTHON) slides/ferramentas.py
 
-modelos: .venv/pronto ## pré-treina um modelo da FAMILIA bert, llama ou t5 com a pasta de textos CORPUS; interrompido, continua
+modelos: .venv/pronto ## pré-treina um modelo da FAMILIA bert, llama ou t5 com a pasta de textos CORPUS, do zero ou do modelo em DE; interrompido, continua
 	@test -n "$(CORPUS)" || { echo "Diga onde estão os textos: make modelos CORPUS=pasta, com arquivos .txt ou .txt.xz." >&2; exit 1; }
-	$(BIN)/python data/modelos/pretreina.py $(FAMILIA) "$(CORPUS)" "$(DESTINO)"
+	$(BIN)/python data/modelos/pretreina.py $(FAMILIA) "$(CORPUS)" "$(DESTINO)" $(if $(DE),--de "$(DE)")
 
 bancada: .venv/pronto ## completa as medidas de data/resultados (com TUDO=tudo, as de exploração); interrompida, continua
 	$(BIN)/python -m ftcourse.benchmark $(TUDO)

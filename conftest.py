@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # um núcleo por processo: dois p
 
 import torch  # noqa: E402 (só depois de OMP_NUM_THREADS)
 
-# Só nos da Intel com AVX512 se mediu que MKL soma sempre na mesma ordem. Nos da AMD, com AVX512 ou sem, a ordem depende
-# do endereço dos tensores, e duas contas iguais diferem no último bit.
+# Só em processadores da Intel com AVX512 se mediu que MKL soma sempre na mesma ordem. Nos da AMD, com AVX512 ou sem, a
+# ordem depende do endereço dos tensores, e duas contas iguais diferem no último bit.
 CPU = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else platform.processor()
 INTEL_AVX512 = "GenuineIntel" in CPU and torch.backends.cpu.get_cpu_capability() == "AVX512"
 if not INTEL_AVX512:

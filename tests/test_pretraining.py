@@ -3,10 +3,12 @@
 import argparse
 import json
 import lzma
+import os
 import random
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import bert
 import corpus as clean
@@ -129,6 +131,8 @@ def test_a_batch_depends_only_on_the_seed_and_the_step():
     assert not torch.equal(in_order[0][0], in_order[per_epoch][0])
     later = pretreina.Batches(bert, stream, bounds, arguments(), 300, before=per_epoch - 2)  # de quem já treinou
     assert all(torch.equal(a, b) for step in range(4) for a, b in zip(later[step], in_order[per_epoch - 2 + step]))
+    done = SimpleNamespace(WINDOW=62, LONG_WINDOW=126, batch=lambda text, done, *_: done)
+    assert pretreina.Batches(done, stream, bounds, arguments(), 300, before=100)[50] == 150 / 200
     assert not torch.equal(in_order[0][0], pretreina.Batches(bert, stream, bounds, arguments(semente=1), 300)[0][0])
 
 
@@ -421,19 +425,20 @@ def test_it_continues_from_a_published_model_and_resumes(corpus, family, whole, 
     checkpoint = folders[1].with_name("mini.treino") / "checkpoint.pt"
     assert kill(run_script, *command(corpus, folders[1], family), *steps, when=checkpoint.exists)
     assert finish(run_script, *command(corpus, folders[1], family), *steps) == 0
-    bases = [file.read_bytes() for file in (whole / "model.safetensors", folders[0] / "model.safetensors")]
-    assert (folders[1] / "model.safetensors").read_bytes() == bases[1] != bases[0]
+    start, once, resumed = (files.sha256(folder / "model.safetensors") for folder in (whole, *folders))
+    assert once == resumed != start
     record = json.loads((folders[1] / "treino.json").read_text("utf-8"))
-    assert record["continues"] == files.sha256(whole / "model.safetensors")
+    assert record["continues"] == start
     assert [point["step"] for point in record["curve"]] == [3, 6, 9, 12, 15, 18, 19]
 
 
-def test_it_continues_where_the_published_model_stopped(corpus, family, whole, tmp_path, monkeypatch):
+def test_it_continues_where_the_published_model_stopped(corpus, family, whole, tmp_path, monkeypatch, capsys):
     """Com taxa zero saem os mesmos bytes: pesos e vocabulário são os de lá, e a curva continua a dele."""
     destination, before = tmp_path / "mini", json.loads((whole / "treino.json").read_text("utf-8"))["curve"]
     arguments = [str(SCRIPT), *command(corpus, destination, family), "--de", str(whole), "--passos", "4"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--taxa", "0"])
     pretreina.main()
+    assert "nats por ficha" in capsys.readouterr().out
     for name in ("model.safetensors", "tokenizer.json"):
         assert (destination / name).read_bytes() == (whole / name).read_bytes(), name
     curve = json.loads((destination / "treino.json").read_text("utf-8"))["curve"]
@@ -465,17 +470,11 @@ def test_a_folder_that_is_no_start_is_refused(corpus, tmp_path, monkeypatch):
     refused("llama", start, destination, r"mini\.treino começou com outro vocabulário: apague essa pasta")
 
 
-def test_the_script_runs_as_a_command(tmp_path):
-    child = subprocess.run(
-        [sys.executable, SCRIPT, "bert", tmp_path, tmp_path / "mini"], capture_output=True, text=True
-    )
-    assert child.returncode == 1 and "não há nenhum .txt nem .txt.xz" in child.stderr
-
-
-def test_an_empty_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "bert", str(tmp_path), str(tmp_path / "mini")])
-    with pytest.raises(SystemExit, match=r"não há nenhum .txt nem .txt.xz: aponte uma pasta com textos"):
-        pretreina.main()
+def test_an_empty_folder_is_refused(tmp_path):
+    """Pela linha de comando, como quem segue o README: o script acha sozinho os arquivos ao lado dele."""
+    call = [sys.executable, SCRIPT, "bert", tmp_path, tmp_path / "mini"]
+    child = subprocess.run(call, capture_output=True, encoding="utf-8", env=os.environ | {"PYTHONUTF8": "1"})
+    assert child.returncode == 1 and "não há nenhum .txt nem .txt.xz: aponte uma pasta com textos" in child.stderr
     assert not (tmp_path / "mini").exists()
 
 

@@ -44,10 +44,6 @@ FAMILIES = {"bert": bert, "llama": llama, "t5": t5}
 
 def kept_tokenizer(family, paragraphs, args, folder):
     """O tokenizador de `folder`: na primeira vez, o do modelo de que se parte, ou um novo, que desempata ao acaso."""
-    if args.de and folder.exists() and sha256(folder / "tokenizer.json") != sha256(args.de / "tokenizer.json"):
-        raise SystemExit(
-            f"O treino em {folder.parent} começou com outro vocabulário: apague essa pasta ou use outro DESTINO."
-        )
     if not folder.exists():
         partial = folder.with_name("tokenizador.parcial")
         if args.de:
@@ -59,7 +55,7 @@ def kept_tokenizer(family, paragraphs, args, folder):
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def continued(args):
+def continued(args, workdir):
     """A curva do modelo de `--de`, [] sem ele. O tamanho do que se treina passa a ser o do modelo."""
     if not args.de:
         return []
@@ -75,6 +71,11 @@ def continued(args):
     family = record["settings"].get("familia", "bert")  # mini-BERT-pt é de quando só havia uma
     if family != args.familia:
         raise SystemExit(f"O modelo de {args.de} é da família {family}, e não {args.familia}.")
+    kept = workdir / "tokenizador" / "tokenizer.json"
+    if kept.exists() and sha256(kept) != sha256(args.de / "tokenizer.json"):
+        raise SystemExit(
+            f"O treino em {workdir} começou com outro vocabulário: apague essa pasta ou use outro DESTINO."
+        )
     for name in ("camadas", "largura", "vocabulario"):
         setattr(args, name, record["settings"][name])
     return record["curve"]
@@ -141,10 +142,10 @@ def make_optimizers(model, peak, rates):
     )
 
 
-def train(family, model, args, batches, held_out, vocab_size, checkpoint, curve=()):
+def train(family, model, args, batches, held_out, vocab_size, checkpoint, curve):
     """Treina `args.passos`; a cada `args.intervalo`, mede e guarda o estado. Devolve a curva das medidas.
 
-    curve: a do modelo de que se partiu, que a nova continua.
+    curve: a do modelo de que se partiu, [] se não há um; a nova a continua.
     """
     device = model.device.type
     optimizers = make_optimizers(model.train(), args.taxa, family.RATES)
@@ -153,8 +154,8 @@ def train(family, model, args, batches, held_out, vocab_size, checkpoint, curve=
         for name in ("familia", "lote", "taxa", "camadas", "largura", "vocabulario", "semente")
     }
     settings["de"] = sha256(args.de / "model.safetensors") if args.de else None
-    first, curve, tokens = 0, list(curve), curve[-1]["tokens"] if curve else 0
-    seconds = curve[-1]["seconds"] if curve else 0.0
+    last = curve[-1] if curve else {"tokens": 0, "seconds": 0.0}
+    first, curve, seconds = 0, list(curve), last["seconds"]
     if checkpoint.exists():
         state = load_state(checkpoint, device)
         if differs := [name for name in settings if settings[name] != state["settings"].get(name)]:
@@ -188,7 +189,7 @@ def train(family, model, args, batches, held_out, vocab_size, checkpoint, curve=
             seconds = time.perf_counter() - started
             measured = family.held_out_loss(model, held_out, vocab_size)
             curve.append(
-                {"step": batches.before + step + 1, "tokens": tokens + (step + 1) * batches.size,
+                {"step": batches.before + step + 1, "tokens": last["tokens"] + (step + 1) * batches.size,
                  "seconds": round(seconds), "train": round(sum(losses) / len(losses), 4),
                  "held_out": round(measured, 4)}
             )  # fmt: skip
@@ -235,6 +236,7 @@ def prepare(family, args, workdir):
         with atomic_write(workdir / "corpus.npz") as file:
             np.savez(file, stream=stream, bounds=bounds, **arrays)
     report = json.loads((workdir / "corpus.json").read_text(encoding="utf-8"))
+    # de antes de se guardar o resumo das frases, o treino segue
     if any(report.get(name, found) != found for name, found in read_files(args).items()):
         raise SystemExit(
             f"O treino em {workdir} é de outro corpus, ou de outras frases em --fora: apague essa pasta ou use outro "
@@ -343,8 +345,9 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    family, curve = FAMILIES[args.familia], continued(args)
+    family = FAMILIES[args.familia]
     workdir = args.destino.with_name(args.destino.name + ".treino")
+    curve = continued(args, workdir)
     tokenizer, arrays, report = prepare(family, args, workdir)
     reserved = {name: arrays.get(f"held_out_{name}", ()) for name in args.avaliar or report["sources"]}
     args.avaliar = [name for name, stream in reserved.items() if len(stream) >= family.WINDOW]
@@ -353,13 +356,12 @@ def main():
     torch.manual_seed(args.semente)
     model = family.new_model(args.camadas, args.largura, len(tokenizer))
     checkpoint = workdir / "checkpoint.pt"
-    if args.de:  # o que o arquivo não tem são os outros nomes de uma matriz só
+    fresh = not checkpoint.exists()
+    if fresh and args.de:  # o que o arquivo não tem são os outros nomes de uma matriz só
         model.load_state_dict(load_file(args.de / "model.safetensors"), strict=False)
-    elif not checkpoint.exists():
-        family.start(
-            model,
-            *ppmi_embeddings(arrays["stream"], len(tokenizer), args.largura, family.embedding_std(args.largura)),
-        )
+    elif fresh:
+        vectors = ppmi_embeddings(arrays["stream"], len(tokenizer), args.largura, family.embedding_std(args.largura))
+        family.start(model, *vectors)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     before = curve[-1]["step"] if curve else 0
     batches = Batches(family, arrays["stream"], arrays["bounds"], args, len(tokenizer), before)
