@@ -47,12 +47,14 @@ def train(
 ):  # fmt: skip
     """Treina os parâmetros com `requires_grad` por AdamW e devolve o History.
 
-    lr: a taxa no pico; sobe na fração `warmup` dos `steps` e desce em linha reta até zero. eval_every: passos entre
-    medidas na validação (None: nenhuma). checkpoint: arquivo em que o estado é guardado a cada `checkpoint_every`
-    passos; se já existe, o treino continua dele e chega aos números a que chegaria sem a interrupção. multipliers: por
-    quanto se multiplica a taxa de um parâmetro, {nome: número}, como `lora.plus` os dá; o resto treina com lr. O lote,
-    se não vem, e a precisão das contas são os do perfil do modelo (`models.PROFILES`): 32 e float32 nos do curso. Em
-    float16 a perda é multiplicada antes da volta, e o passo em que o gradiente estoura se pula.
+    lr: a taxa no pico; sobe na fração `warmup` dos `steps` e desce em linha reta até zero. weight_decay: que fração das
+    matrizes, vezes a taxa, se tira a cada passo; um vetor (viés, ganho de uma norma, IA³) não encolhe. eval_every:
+    passos entre medidas na validação (None: nenhuma). checkpoint: arquivo em que o estado é guardado a cada
+    `checkpoint_every` passos; se já existe, o treino continua dele e chega aos números a que chegaria sem a
+    interrupção. multipliers: por quanto se multiplica a taxa de um parâmetro, {nome: número}, como `lora.plus` os dá; o
+    resto treina com lr. O lote, se não vem, e a precisão das contas são os do perfil do modelo (`models.PROFILES`): 32
+    e float32 nos do curso. Em float16 a perda é multiplicada antes da volta, e o passo em que o gradiente estoura se
+    pula.
 
     Levanta FloatingPointError se a perda ou o gradiente deixa de ser um número, ValueError se nada treina ou se o
     checkpoint é de outro treino: outros ajustes, outros dados, outra base.
@@ -72,8 +74,8 @@ def train(
             'Neste modelo nada treina: comece por methods.apply(model, "lora") ou, se o adaptador está fundido, por '
             "methods.unmerge(model)."
         )
-    groups = by_rate(trained, multipliers or {})
-    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    groups = by_rate(trained, multipliers or {}, weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=lr)
     scaler = GradScaler(model.device.type, enabled=profile.precision == "float16")
     examples = task.encode(tokenizer, task.train, model.config.is_encoder_decoder)
     if checkpoint:
@@ -133,16 +135,22 @@ def autocast(model):
     return torch.autocast(model.device.type, getattr(torch, precision))
 
 
-def by_rate(trained, multipliers):
-    """Os parâmetros que treinam, num grupo do otimizador para cada taxa. Levanta ValueError se um nome não treina."""
+def by_rate(trained, multipliers, weight_decay):
+    """Os parâmetros que treinam, num grupo do otimizador para cada taxa; vieses, normas e outros vetores não decaem.
+
+    Levanta ValueError se um nome não treina.
+    """
     if lost := sorted(multipliers.keys() - trained.keys()):
         raise ValueError(f"multipliers: {lost[0]!r} não é um parâmetro que treina neste modelo.")
     if wrong := {n: by for n, by in multipliers.items() if not isinstance(by, (int, float)) or not 0 <= by < math.inf}:
         raise ValueError(f"multipliers: {wrong} não é um número a partir de 0.")
     groups = {}
     for name, parameter in trained.items():
-        groups.setdefault(multipliers.get(name, 1), []).append(parameter)
-    return [{"params": parameters, "multiplier": multiplier} for multiplier, parameters in groups.items()]
+        groups.setdefault((multipliers.get(name, 1), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "multiplier": multiplier, "weight_decay": weight_decay * matrices}
+        for (multiplier, matrices), parameters in groups.items()
+    ]
 
 
 def origin(model, examples):
