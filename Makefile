@@ -37,8 +37,8 @@ modelos: .venv/pronto ## pré-treina um modelo da FAMILIA bert, llama ou t5 com 
 	@test -n "$(CORPUS)" || { echo "Diga onde estão os textos: make modelos CORPUS=pasta, com arquivos .txt ou .txt.xz." >&2; exit 1; }
 	$(BIN)/python data/modelos/pretreina.py $(FAMILIA) "$(CORPUS)" "$(DESTINO)" $(if $(DE),--de "$(DE)")
 
-bancada: .venv/pronto ## completa as medidas de data/resultados (com TUDO=tudo, as de exploração); interrompida, continua
-	$(BIN)/python -m ftcourse.benchmark $(TUDO)
+bancada: .venv/pronto ## completa as medidas de data/resultados: TAREFA=uma só, TUDO=tudo as de exploração, IMPORTA=pasta as de outra máquina; interrompida, continua
+	$(BIN)/python -m ftcourse.benchmark $(TAREFA) $(if $(TUDO),--tudo) $(if $(IMPORTA),--importa "$(IMPORTA)")
 
 bancada-velocidade: .venv/velocidade ## compara o tempo do que se escreve à mão com o das bibliotecas; interrompida, continua
 	$(BIN)/python tests/velocidade.py

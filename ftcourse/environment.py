@@ -44,7 +44,7 @@ def describe():
     from importlib.metadata import version
 
     return {
-        "commit": commit(),
+        **code(),
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
         "system": "{} {}".format(platform.system(), platform.machine()),
@@ -75,15 +75,26 @@ def report():
     return "\n".join([*lines, "VEREDITO: " + (" ".join(problems) or "tudo pronto, o curso roda aqui.")])
 
 
-def commit():
-    """O commit do clone, com "+" se há mudanças não gravadas; None fora de um clone."""
-    git = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
+def code():
+    """De que código saiu uma medida: {"commit", "clean"}. Os dois são None fora de um clone do curso.
+
+    clean: se nada do que muda um resultado (o pacote, os dados, os modelos) tinha mudanças por gravar. O que a própria
+    bancada escreve, em data/resultados, não conta.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+    def git(*arguments):
+        ran = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=10)
+        return ran.stdout.strip() if ran.returncode == 0 else None
+
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
-        dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=10)
+        top = git("rev-parse", "--show-toplevel")
+        if top is None or not os.path.samefile(top, root):  # o pacote instalado dentro do repositório de outro projeto
+            return {"commit": None, "clean": None}
+        changed = git("status", "--porcelain", "--", "ftcourse", "data", ":(exclude)data/resultados")
+        return {"commit": git("rev-parse", "--short=12", "HEAD"), "clean": not changed}
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return head.stdout.strip() + "+" * bool(dirty.stdout.strip()) if head.returncode == 0 else None
+        return {"commit": None, "clean": None}
 
 
 def processor():

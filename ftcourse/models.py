@@ -6,6 +6,7 @@ model, tokenizer = models.load("bert", task, profile="colab")         # um maior
 model, tokenizer = models.load("bert", task, profile="minha-pasta")   # o seu, ou "org/nome", ou "org/nome@revisão"
 """
 
+import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,3 +126,11 @@ def precision():
     if not torch.cuda.is_available():
         return "float32"
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def digest(family: str) -> str:
+    """O resumo do modelo embutido de uma família, em 12 dígitos: pesos, configuração e vocabulário. O cartão não conta."""
+    folder = DATA / "modelos" / FAMILIES[choose("a família", family, FAMILIES)].folder
+    published = (folder / "sha256sums.txt").read_text(encoding="utf-8").splitlines()
+    counted = sorted(line for line in published if line.endswith((".safetensors", "config.json", "tokenizer.json")))
+    return hashlib.sha256("\n".join(counted).encode()).hexdigest()[:12]

@@ -30,14 +30,13 @@ import jinja2
 import matplotlib.pyplot as plt
 from ferramentas import chromium, missing, node
 
-from ftcourse import benchmark, plots
-from ftcourse.benchmark import FALSE_ALARM
+from ftcourse import costs, experiments, plots, results
 from ftcourse.files import DATA, atomic_write
 
 HERE = Path(__file__).resolve().parent
 MODULES = HERE / "node_modules"
 TASK = "aceitabilidade"
-R, ALPHA = benchmark.TECHNIQUES["lora"][1].values()
+R, ALPHA = experiments.get("aceitabilidade", "lora").settings.values()
 LARGE = 4096  # a largura das camadas de um modelo de 7 bilhões de parâmetros
 COPIES = 10  # as tarefas que dividem uma base
 NAMES = {  # os da bancada, mais curtos: aqui cada letra tem 24 px
@@ -76,11 +75,11 @@ def rate(value):
 
 def measured():
     """{variante: {fonte: acurácia e metade do intervalo}}, e o sentido da comparação entre LoRA e ajuste completo."""
-    table = benchmark.summary(TASK)
+    table = results.summary(TASK)
     lacking = [variant for variant in NAMES if variant not in set(table["variant"])]
     if lacking:
         raise SystemExit(
-            f"Em {benchmark.path(TASK)} faltam as execuções de {', '.join(lacking)}: rode make bancada, que completa o "
+            f"Em {results.path(TASK)} faltam as execuções de {', '.join(lacking)}: rode make bancada, que completa o "
             "que falta, e monte os slides de novo."
         )
     rows = table.set_index(["variant", "source"])
@@ -97,10 +96,10 @@ def measured():
             "metade": Shown(100 * row.half, 1),
             "sentido": direction(row.difference, row.half),
         }
-        for source, row in benchmark.difference(TASK, "lora", "full").iterrows()
+        for source, row in results.difference(TASK, "lora", "full").iterrows()
     }
     values["sementes"] = Shown(rows.loc["full", "seeds"].min())
-    values["confianca"] = Shown(95)  # o intervalo que benchmark.interval calcula
+    values["confianca"] = Shown(95)  # o intervalo que results.half_width calcula
     return values
 
 
@@ -113,31 +112,32 @@ def direction(gap, half):
 
 def best_rates():
     """A melhor taxa de cada técnica, quantas vezes a de LoRA é a do ajuste completo, e quem a teve na borda."""
-    best, tried = benchmark.best_rates(TASK), benchmark.RATES[TASK]
+    best, table = results.best_rates(TASK), results.swept(TASK)
+    tried = {v: table.loc[table["variant"] == v, "lr"] for v in COMPARED}
     return {v: rate(best[v]) for v in COMPARED} | {
         "vezes": Shown(best["lora"] / best["full"], 0 if best["lora"] >= 10 * best["full"] else 1),
-        "borda": [name for v, name in COMPARED.items() if best[v] in (min(tried[v]), max(tried[v]))],
+        "borda": [name for v, name in COMPARED.items() if best[v] in (tried[v].min(), tried[v].max())],
     }
 
 
 def accused():
     """Um DataFrame, tipo de falha por variante: a fração acusada em todas as fontes; no fim, o alarme falso."""
-    table = benchmark.accused(*COMPARED).groupby("kind")[list(COMPARED)].mean()
-    return table.loc[[*table["full"].drop(FALSE_ALARM).sort_values(ascending=False).index, FALSE_ALARM]]
+    table = results.accused(*COMPARED).groupby("kind")[list(COMPARED)].mean()
+    return table.loc[[*table["full"].drop(results.FALSE_ALARM).sort_values(ascending=False).index, results.FALSE_ALARM]]
 
 
 def widest(table):
     """O tipo em que as duas técnicas mais diferem, com a porcentagem de cada uma."""
-    kinds = table.drop(FALSE_ALARM)
+    kinds = table.drop(results.FALSE_ALARM)
     kind = (kinds["lora"] - kinds["full"]).abs().idxmax()
     return {"nome": kind} | {variant: Shown(100 * table.loc[kind, variant]) for variant in COMPARED}
 
 
-def costs():
-    """O que cada técnica treina, guarda e demora, como benchmark.measure_costs o mediu."""
-    if not benchmark.COSTS.exists():
-        raise SystemExit(f"Não encontrei {benchmark.COSTS}, os custos de cada técnica: rode make bancada.")
-    stored = benchmark.costs().to_dict("index")
+def spent():
+    """O que cada técnica treina, guarda e demora, como costs.measure o mediu."""
+    if not costs.COSTS.exists():
+        raise SystemExit(f"Não encontrei {costs.COSTS}, os custos de cada técnica: rode make bancada.")
+    stored = costs.measured().to_dict("index")
     shown = {}
     for variant in COSTS:
         cost = stored[variant]
@@ -186,7 +186,7 @@ def published():
 def context():
     """Tudo que lora.md pode mostrar."""
     return measured() | {
-        "taxa": best_rates(), "tipo": widest(accused()), "custo": costs(), "conta": arithmetic(),
+        "taxa": best_rates(), "tipo": widest(accused()), "custo": spent(), "conta": arithmetic(),
         "publicado": published(),
     }  # fmt: skip
 
@@ -235,9 +235,9 @@ def figures(values, folder):
     draw = {
         "aposta": lambda: plots.low_rank(int(values["conta"]["d"]), R, plots.projected(1160, 350)),
         "acuracia": lambda: plots.intervals(
-            benchmark.summary(TASK), NAMES, benchmark.SOURCES[TASK], plots.projected(1160, 390)
+            results.summary(TASK), NAMES, experiments.SOURCES[TASK], plots.projected(1160, 390)
         ),
-        "taxas": lambda: plots.rates(benchmark.swept(TASK), COMPARED, plots.projected(1160, 370)),
+        "taxas": lambda: plots.rates(results.swept(TASK), COMPARED, plots.projected(1160, 370)),
         "tipos": lambda: plots.found(accused(), COMPARED, plots.projected(1160, 400)),
         "tarefas": lambda: plots.bars(
             [f"{COPIES} cópias", f"1 base e {COPIES} adaptadores"],

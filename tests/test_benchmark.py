@@ -2,159 +2,150 @@
 
 import copy
 import json
-import time
+import multiprocessing
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.stats
 from toys import toy_writer
 
-from ftcourse import benchmark, tasks
+from ftcourse import benchmark, costs, environment, experiments, results, tasks
 from ftcourse.files import DATA
 
 README = DATA.parent / "README.md"
 TASK = "aceitabilidade"
-HAVE_RESULTS = [task for task in benchmark.STEPS if benchmark.path(task).exists()]
-each_task = pytest.mark.parametrize("name", sorted({TASK, *HAVE_RESULTS}))
-
-
-STEPS = benchmark.STEPS[TASK]
-
-
-def row(variant="full", lr=5e-4, seed=0, split="test", accuracy=0.8):
-    metrics = {source: {"accuracy": accuracy, "mcc": 0.5, "f1": 0.7, "n": 10} for source in benchmark.SOURCES[TASK]}
-    steps = STEPS if lr else None
-    return {
-        "task": TASK,
-        "variant": variant,
-        "split": split,
-        "lr": lr,
-        "steps": steps,
-        "seed": seed,
-        "metrics": metrics,
-        "seconds": 240,
-    }
+each_task = pytest.mark.parametrize("name", experiments.FAMILY)
 
 
 @pytest.fixture
-def results(tmp_path, monkeypatch):
-    """Uma pasta de resultados de brinquedo: chamada com linhas, grava-as e devolve o arquivo."""
-    monkeypatch.setattr(benchmark, "path", lambda task: tmp_path / f"{task}.jsonl")
+def file(tmp_path, monkeypatch):
+    """Um arquivo de resultados vazio no lugar do publicado."""
+    monkeypatch.setattr(results, "path", lambda task: tmp_path / f"{task}.jsonl")
+    return results.path(TASK)
 
-    def write(*rows, torn=""):
-        text = "".join(json.dumps(r) + "\n" for r in rows) + torn
-        benchmark.path(TASK).write_text(text, "utf-8")
-        return benchmark.path(TASK)
 
-    return write
+def done(job, **changes):
+    """A linha que um trabalho deixaria, com a acurácia maior perto da taxa 5e-4."""
+    lr = job["lr"] or 1
+    accuracy = 0.9 - abs(np.log10(lr / 5e-4)) / 10 + (job["seed"] or 0) / 1000
+    metrics = {source: {"accuracy": accuracy, "mcc": 0.5, "f1": 0.7, "n": 10} for source in experiments.SOURCES[TASK]}
+    origin = results.origins(job["task"])[job["variant"]]
+    known = {"metrics": metrics, "seconds": 240, "predictions": None, "environment": {"clean": True}}
+    return job | known | origin | changes
 
 
 # ---------------------------------------------------------------- as peças
 
 
-def test_a_torn_last_line_is_ignored(results):
-    assert benchmark.load(TASK) == []
-    whole = json.dumps(row(seed=2))
-    for torn in ("", whole[: len(whole) // 2], whole):  # sem a quebra de linha, não se sabe se acabou
-        results(row(), row(seed=1), torn=torn)
-        assert benchmark.load(TASK) == [row(), row(seed=1)]
+def append_many(path, letter):
+    for i in range(200):
+        benchmark.append(path, {"letter": letter * 2_000, "i": i})
 
 
-def test_the_interval_is_that_of_scipy():
-    values = [0.71, 0.74, 0.69, 0.75, 0.73]
-    mean, half = benchmark.interval(values)
-    low, high = scipy.stats.t.interval(0.95, df=4, loc=np.mean(values), scale=scipy.stats.sem(values))
-    assert (mean - half, mean + half) == pytest.approx((low, high))
-    assert half == pytest.approx(2.7764 * np.std(values, ddof=1) / 5**0.5, rel=1e-4)
-    assert np.isnan(benchmark.interval([0.7])[1])
+def test_two_processes_do_not_mix_their_lines(tmp_path):
+    path = tmp_path / "linhas.jsonl"
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    writers = [context.Process(target=append_many, args=(path, letter)) for letter in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert Counter((row["letter"][0], row["i"]) for row in rows) == Counter((x, i) for x in "ab" for i in range(200))
 
 
-def test_what_is_done_is_not_run_again(results, monkeypatch):
-    path, ran, fails = results(row(), torn='{"variant": "fu'), [], {"seed": 2}
-    jobs = [{k: v for k, v in row(seed=seed).items() if k != "metrics"} for seed in range(3)]
+def test_a_line_cut_in_the_middle_does_not_spoil_the_next(file):
+    first, second = (done(experiments.get(TASK, "full").job("test", 5e-4, seed=seed)) for seed in range(2))
+    file.write_text(json.dumps(first) + "\n" + json.dumps(second)[:80], "utf-8")
+    benchmark.append(file, second)
+    assert results.read(TASK) == [first, second]
+
+
+@pytest.fixture
+def bench(file, monkeypatch):
+    """A bancada sem treino: cada trabalho vira a linha de `done`. Devolve os trabalhos que rodaram."""
+    ran = []
 
     def run(job):
-        ran.append(job["seed"])
-        if job["seed"] == fails["seed"]:
-            while '"seed": 1' not in path.read_text("utf-8"):
-                time.sleep(0.01)
-            raise RuntimeError("faltou luz")
-        return row(seed=job["seed"])
+        ran.append(job)
+        return done(job)
 
-    monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.setattr(benchmark, "run", run)
     monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(environment, "usable_cores", lambda: 2)
+    return ran
+
+
+def test_the_bench_searches_tests_and_runs_nothing_twice(bench, capsys):
+    benchmark.execute(TASK)
+    assert len(bench) == len(set(map(results.key, bench))) == len(results.read(TASK))
+    best = results.best_rates(TASK)
+    assert best == dict.fromkeys(("random", "head", "lora_r1", "lora", "full"), 5e-4)  # onde quer que a busca comece
+    for e in experiments.of(TASK):
+        tested = [job["seed"] for job in bench if (job["variant"], job["split"]) == (e.variant, "test")]
+        assert sorted(tested, key=str) == [*e.seeds]
+    assert len(results.tested(TASK)) == sum(len(e.seeds) for e in experiments.of(TASK))
+    benchmark.execute(TASK)
+    said = capsys.readouterr().out.splitlines()
+    assert len(set(map(results.key, bench))) == len(bench) and "faltam 0: nada" in said[-1]
+    benchmark.execute(TASK, everything=True)
+    assert len(results.explained(TASK)) == 2 + len(experiments.EXPLANATIONS)
+
+
+def test_what_ran_before_a_failure_is_kept_and_only_the_rest_runs_again(bench, monkeypatch):
+    run, fails = benchmark.run, {"variant": "lora"}
+
+    def flaky(job):
+        if job["variant"] == fails["variant"]:
+            raise RuntimeError("faltou luz")
+        return run(job)
+
+    monkeypatch.setattr(benchmark, "run", flaky)
     with pytest.raises(RuntimeError, match="faltou luz"):
-        benchmark.execute(TASK, jobs, "teste")
-    fails["seed"] = None
-    benchmark.execute(TASK, jobs, "teste")
-    benchmark.execute(TASK, jobs, "teste")
-    assert ran == [1, 2, 2]
-    assert [r["seed"] for r in benchmark.load(TASK)] == [0, 1, 2]
+        benchmark.execute(TASK)
+    before = len(bench)
+    assert before == len(results.read(TASK)) > 20 and "lora" not in {r["variant"] for r in results.read(TASK)}
+    fails["variant"] = None
+    benchmark.execute(TASK)
+    assert {job["variant"] for job in bench[before:]} == {"lora"}
 
 
-def test_the_best_rate_is_that_of_the_validation(results, monkeypatch):
-    rates = {"full": (1e-4, 5e-4, 1e-3), "lora": (5e-3, 1e-2), "random": (3e-5,)}
-    monkeypatch.setattr(benchmark, "RATES", {TASK: rates})
-    tried = [row(lr=lr, split="validation", accuracy=a) for lr, a in ((1e-4, 0.7), (5e-4, 0.9), (1e-3, 0.8))]
-    tried += [row("lora", lr=lr, split="validation", accuracy=a) for lr, a in ((5e-3, 0.6), (1e-2, 0.95))]
-    stale = [row(lr=2e-3, split="validation", accuracy=1.0), row(lr=1e-4, accuracy=1.0)]  # fora do plano
-    results(*tried, *stale)
-    assert benchmark.best_rates(TASK) == {"full": 5e-4, "lora": 1e-2, "lora_r1": 1e-2, "random": 3e-5}
-    assert not any(job["variant"] == "random" for job in benchmark.sweep(TASK))  # taxa única não se procura
-    assert [*benchmark.swept(TASK).query("variant == 'full'")["accuracy"]] == pytest.approx([0.7, 0.9, 0.8])
+def test_a_row_of_other_weights_runs_again(bench, file):
+    benchmark.execute(TASK)
+    rows = results.read(TASK)
+    file.write_text("".join(json.dumps(r | ({"model": "x"} if r["model"] else {})) + "\n" for r in rows), "utf-8")
+    bench.clear()
+    benchmark.execute(TASK)
+    assert {job["variant"] for job in bench} == {e.variant for e in experiments.of(TASK) if e.uses_model}
 
 
-def test_the_plan_says_what_is_missing_and_how_long_it_takes(results, monkeypatch):
-    monkeypatch.setattr("ftcourse.environment.usable_cores", lambda: 2)
-    results(row())
-    jobs = [{k: v for k, v in row(seed=seed).items() if k not in ("metrics", "seconds")} for seed in range(4)]
+def test_the_plan_says_what_is_missing_and_how_long_it_takes(file, monkeypatch):
+    monkeypatch.setattr(environment, "usable_cores", lambda: 2)
+    jobs = [experiments.get(TASK, "full").job("test", 5e-4, seed=seed) for seed in range(4)]
+    benchmark.append(file, done(jobs[0]))
     missing, sentence = benchmark.plan(TASK, jobs)
     assert missing == jobs[1:] and sentence == "4 execuções, faltam 3: 3 de full; uns 6 min"
-    others = [job | {"variant": "lora"} for job in jobs]
+    others = [experiments.get(TASK, "lora").job("test", 5e-4, seed=seed) for seed in range(4)]
     assert benchmark.plan(TASK, jobs + others)[1].endswith("3 de full, 4 de lora; uns 6 min, sem contar lora")
 
 
-def test_the_clock_goes_round_and_the_ratio_is_of_each_round():
-    calls = []
-    seconds = benchmark.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
-    assert calls == ["a", "b"] * 4 and {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
-    slow = {"a": np.array([2.0, 4.0, 9.0]), "b": np.array([1.0, 2.0, 3.0])}
-    assert benchmark.ratio(slow, "a", "b") == {"median": 2, "low": 2, "high": 2.5}
-
-
-def test_the_table_has_the_mean_and_the_interval(results):
-    runs = [row(accuracy=0.7), row(seed=1, accuracy=0.8), row("tfidf", None, None, accuracy=0.56)]
-    results(row(split="validation"), *runs, row(lr=1e-4, seed=3, accuracy=0))  # a última, de outro plano, não entra
-    half = benchmark.interval([0.7, 0.8])[1]
-    lines = benchmark.markdown(TASK).splitlines()
-    cell = f"0,750 ± {half:.3f} (0.50)".replace(".", ",")
-    assert lines[-1] == "| ajuste completo | " + " | ".join([cell] * 3) + " |"
-    assert lines[-2] == "| TF-IDF e regressão logística | " + " | ".join(["0,560 (0,50)"] * 3) + " |"
-    assert len(lines) == 4
-
-
-def test_the_difference_is_taken_seed_by_seed(results):
-    sweep = [row("full", split="validation"), row("lora", split="validation")]
-    runs = [row(v, seed=s, accuracy=a + s / 10) for v, a in (("full", 0.5), ("lora", 0.48)) for s in range(3)]
-    results(*sweep, *runs, row("lora", seed=9, accuracy=1.0))  # sem par, não entra
-    table = benchmark.difference(TASK, "lora", "full")
-    assert table["difference"].tolist() == pytest.approx([-0.02] * 3) and table["half"].max() < 1e-9
-
-
-def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "DATA", tmp_path / "data")
-    readme = tmp_path / "README.md"
-    text = "antes\n<!-- tabela:a -->\nvelha\n<!-- fim -->\n<!-- tabela:b -->\noutra\n<!-- fim -->\n"
-    readme.write_text(text, "utf-8")
-    benchmark.write_table("c", "nova")
-    assert readme.read_text("utf-8") == text
-    benchmark.write_table("a", "nova")
-    assert readme.read_text("utf-8") == text.replace("velha", "nova")
+def test_rows_of_another_machine_are_taken_in_only_if_they_can_be_traced(bench, file, tmp_path, capsys):
+    jobs = [experiments.get(TASK, "full").job("test", 5e-4, seed=seed) for seed in range(5)]
+    benchmark.append(file, done(jobs[0]))
+    folder = tmp_path / "fora"
+    folder.mkdir()
+    good = done(jobs[4])
+    rows = [done(jobs[0]), done(jobs[1], model="x"), done(jobs[2], data="x"), done(jobs[3], environment={}), good]
+    text = "".join(json.dumps(r) + "\n" for r in rows) + json.dumps(done(jobs[3]))[:50]
+    (folder / f"{TASK}.jsonl").write_text(text, "utf-8")
+    (folder / "outra.jsonl").write_text("{}\n", "utf-8")
+    benchmark.take_in(folder)
+    assert results.read(TASK) == [done(jobs[0]), good]
+    said = capsys.readouterr().out
+    for words in ("1 acrescentadas", "2 de outros dados", "1 de um código com mudanças", "1 já estavam"):
+        assert words in said
 
 
 # ---------------------------------------------------------------- as tarefas de escrever
@@ -173,7 +164,8 @@ def small(monkeypatch):
         ends = [*range(SAMPLE), *range(-SAMPLE, 0)]  # as duas fontes, onde há duas
         return replace(task, **{part: rows and rows.select(np.mod(ends, len(rows))) for part, rows in splits.items()})
 
-    def tiny(family, task, pretrained=True, seed=0):
+    def tiny(family, task, profile, pretrained=True, seed=0):
+        assert profile == "embutido"
         model, tokenizer = toy_writer(family == "t5", seed=seed + 10 * pretrained)
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.model_max_length = 512
@@ -183,78 +175,102 @@ def small(monkeypatch):
     monkeypatch.setattr(tasks, "load", cut)
     monkeypatch.setattr(tasks, "general_text", lambda: replace(general, test=general.test.select(range(3))))
     monkeypatch.setattr(benchmark.models, "load", tiny)
-    monkeypatch.setattr(benchmark, "STEPS", dict.fromkeys(benchmark.STEPS, 2))
-    monkeypatch.setattr(benchmark, "BATCH", 4)
+    monkeypatch.setattr(experiments, "STEPS", dict.fromkeys(experiments.STEPS, 2))
+    monkeypatch.setattr(experiments, "BATCH", 4)
 
 
 @pytest.mark.parametrize("name", tasks.WRITTEN)
-def test_the_plan_of_a_written_task_runs_and_gives_its_table(results, small, name):
-    """O plano inteiro, em dois passos: a taxa sai da perda na validação, e a tabela tem de tudo uma linha."""
-    first, _ = benchmark.MEASURES[name]
-    sweep = [benchmark.run(job) for job in benchmark.sweep(name)]
+def test_the_plan_of_a_written_task_runs_and_gives_its_table(file, small, name):
+    """O plano, em dois passos e com a primeira semente: a taxa sai da perda na validação, e a tabela tem de tudo."""
+    first, _ = experiments.MEASURES[name]
+    while missing := [job for job in benchmark.plan(name, benchmark.next_jobs(name))[0] if not job["seed"]]:
+        for job in missing:
+            benchmark.append(results.path(name), benchmark.run(job))
+    rows = results.read(name)
+    assert rows == results.current(name)
+    sweep = [r for r in rows if r["split"] == "validation"]
     assert all(r["predictions"] is None and first not in r["metrics"][s] for r in sweep for s in r["metrics"])
-    benchmark.write_jsonl(benchmark.path(name), sweep)
+    assert all(len(r["train_loss"]) == 10 for r in rows if r["lr"])
     losses = {(r["variant"], r["lr"]): np.mean([m["loss"] for m in r["metrics"].values()]) for r in sweep}
-    best = benchmark.best_rates(name)
-    assert best.keys() == benchmark.RATES[name].keys() and benchmark.explanations(name) == []
-    for variant, tried in benchmark.RATES[name].items():
-        known = {lr: losses.get((variant, lr), 0) for lr in tried}
-        assert best[variant] == min(known, key=known.get)
+    for variant, rate in results.best_rates(name).items():
+        tried = [lr for v, lr in losses if v == variant and len(experiments.get(name, variant).rates) > 1]
+        assert rate == min(tried, key=lambda lr: losses[variant, lr], default=rate)
 
-    jobs = benchmark.final(name)
-    seeds = dict.fromkeys(benchmark.BASELINES[name], 1) | dict.fromkeys(best, 3)
-    assert Counter(job["variant"] for job in jobs) == seeds
-    done = [benchmark.run(job) for job in jobs if job["seed"] in (None, 0)]
-    benchmark.write_jsonl(benchmark.path(name), sweep + done)
-    assert {first, "n"} <= set.intersection(*(set(m) for r in done for m in r["metrics"].values()))
-    by_variant = {r["variant"]: r["metrics"] for r in done}
-    general = {v for v, metrics in by_variant.items() if any("general_loss" in m for m in metrics.values())}
-    assert general == ({"zero_shot", *best} if benchmark.FAMILY[name] == "llama" else set())
-    table = benchmark.summary(name)
-    assert set(table["variant"]) == set(by_variant) and set(table["source"]) == set(benchmark.SOURCES[name])
-    assert len(benchmark.markdown(name).splitlines()) == 2 + len(by_variant)
+    tested = {r["variant"]: r["metrics"] for r in rows if r["split"] == "test"}
+    assert tested.keys() == experiments.names(name).keys()
+    assert {first, "n"} <= set.intersection(*(set(m) for metrics in tested.values() for m in metrics.values()))
+    general = {v for v, metrics in tested.items() if any("general_loss" in m for m in metrics.values())}
+    trains = {e.variant for e in experiments.of(name) if e.uses_model}
+    assert general == (trains if experiments.FAMILY[name] == "llama" else set())
+    table = results.summary(name)
+    assert set(table["variant"]) == set(tested) and set(table["source"]) == set(experiments.SOURCES[name])
+    assert "a medir" not in results.markdown(name)
     task = tasks.load(name)
-    for r in done:
-        measured = benchmark.measure(task, benchmark.rows(task, "test"), r["predictions"])
-        assert all(r["metrics"][s][k] == pytest.approx(v, abs=6e-5) for s, m in measured.items() for k, v in m.items())
+    for r in rows:
+        if r["predictions"]:
+            measured = benchmark.measure(task, results.evaluated(task, "test"), r["predictions"])
+            stored = {(s, k): r["metrics"][s][k] for s, m in measured.items() for k in m}
+            assert stored == pytest.approx({(s, k): v for s, m in measured.items() for k, v in m.items()}, abs=6e-5)
 
 
 # ---------------------------------------------------------------- o que está publicado
 
 
 @each_task
-def test_every_variant_ran_with_all_its_seeds_and_its_best_rate(name):
-    done = benchmark.load(name)
-    planned = benchmark.sweep(name) + benchmark.explanations(name) + benchmark.final(name)
-    assert sorted(str(benchmark.key(r)) for r in done) == sorted(str(benchmark.key(job)) for job in planned)
-    for variant in benchmark.best_rates(name):
-        seeds = sorted(r["seed"] for r in done if (r["variant"], r["split"]) == (variant, "test"))
-        assert seeds == [*benchmark.SEEDS[name]]
-    assert all(r["environment"][fact] for r in done for fact in ("commit", "torch", "transformers", "processor"))
+def test_every_published_row_can_be_traced(name):
+    """Cada linha é de um trabalho do plano, nos dados e nos pesos de hoje, de um código gravado."""
+    rows = results.read(name)
+    assert rows == results.current(name), f"{results.path(name)} tem linhas de outros dados ou pesos: refaça-as"
+    planned = set(map(results.key, benchmark.next_jobs(name, everything=True)))
+    assert {results.key(r) for r in rows} <= planned
+    for r in rows:
+        assert r["environment"]["clean"] is True
+        assert all(r["environment"][fact] for fact in ("commit", "torch", "transformers", "processor"))
+
+
+@pytest.mark.parametrize("task", [experiments.BERT, experiments.LLAMA, experiments.T5])
+def test_a_recorded_run_gives_the_same_when_it_is_run_again(task):
+    """Um treino de vinte passos: as perdas do caminho e as medidas na validação são as gravadas."""
+    job = benchmark.probe(task)
+    recorded = {results.key(r): r for r in results.current(task)}.get(results.key(job))
+    if recorded is None:
+        pytest.skip(f"o treino curto de {task} ainda não foi gravado: make bancada TAREFA={task}")
+    again = benchmark.run(job)
+    assert again["train_loss"] == pytest.approx(recorded["train_loss"], rel=2e-3)
+    measure = "accuracy" if task == experiments.BERT else "loss"
+    for source, metrics in recorded["metrics"].items():
+        assert again["metrics"][source][measure] == pytest.approx(metrics[measure], rel=0.01)
+    if task == experiments.BERT:
+        same = [a == b for a, b in zip(again["predictions"], recorded["predictions"], strict=True)]
+        assert np.mean(same) > 0.98
 
 
 @each_task
-def test_the_metrics_are_those_of_the_predictions_on_todays_data(name):
+def test_the_metrics_are_those_of_the_predictions(name):
     task = tasks.load(name)
-    for r in benchmark.load(name):
-        known = benchmark.rows(task, r["split"])
-        assert r["data"] == benchmark.fingerprint(known), (
-            f"{benchmark.key(r)} mediu outros dados: apague essa linha e rode make bancada"
-        )
+    for r in results.read(name):
+        known = results.evaluated(task, r["split"])
         if r["predictions"] is None:  # na validação nada se escreve: só se mede a perda
             assert r["split"] == "validation" and not task.labels
             continue
         measured = benchmark.measure(task, known, [*map(int, r["predictions"])] if task.labels else r["predictions"])
-        assert r["metrics"].keys() == measured.keys() == set(benchmark.sources_of(task, known))
+        assert r["metrics"].keys() == measured.keys() == set(results.sources_of(task, known))
         for source, known_metrics in measured.items():
             stored = {name: r["metrics"][source][name] for name in known_metrics}
-            assert stored == pytest.approx(known_metrics, abs=6e-5), benchmark.key(r)
+            assert stored == pytest.approx(known_metrics, abs=6e-5), results.key(r)
+
+
+def complete(task):
+    """Pula o teste enquanto a tabela da tarefa tem o que medir: o cartão fala de uma tabela inteira."""
+    if "a medir" in results.markdown(task) or "sementes)" in results.markdown(task):
+        pytest.skip(f"a tabela de {task} ainda tem o que medir")
 
 
 def test_what_the_card_says_of_the_written_skills():
     """Semente a semente: quem ganha na perda e no esquecimento, e o que a chrF não separa."""
+    complete("habilidade_bncc")
     runs = {}
-    for r in benchmark.tested("habilidade_bncc"):
+    for r in results.tested("habilidade_bncc"):
         runs.setdefault(r["variant"], []).append(r["metrics"]["bncc"])
     measured = {v: {k: np.array([m[k] for m in rows]) for k in rows[0]} for v, rows in runs.items()}
     full, lora, random, zero_shot = (measured[v] for v in ("full", "lora", "random", "zero_shot"))
@@ -271,7 +287,7 @@ def test_what_the_card_says_of_the_written_skills():
 def measured(task, measure="exact"):
     """{(variante, fonte): o que cada semente do teste tem}"""
     found = {}
-    for r in benchmark.tested(task):
+    for r in results.tested(task):
         for source, metrics in r["metrics"].items():
             found.setdefault((r["variant"], source), []).append(metrics.get(measure, np.nan))
     return {place: np.array(values) for place, values in found.items()}
@@ -279,8 +295,9 @@ def measured(task, measure="exact"):
 
 def test_what_the_card_says_of_the_filled_gaps():
     """Semente a semente: quem passa dos bigramas e do modelo sem ajuste, e o que os pesos sorteados aprendem."""
+    complete("complete")
     exact, loss = measured("complete"), measured("complete", "loss")
-    for source in benchmark.SOURCES["complete"]:
+    for source in experiments.SOURCES["complete"]:
         lines = [exact[name, source].item() for name in ("frequent", "neighbours", "zero_shot")]
         assert min(exact["full", source].min(), exact["lora", source].min()) > max(lines)
         assert loss["full", source].max() < loss["lora", source].min() < loss["random", source].min()
@@ -290,14 +307,15 @@ def test_what_the_card_says_of_the_filled_gaps():
     assert exact["full", "curriculo"].min() > exact["lora", "curriculo"].max()
     assert exact["zero_shot", "ajuda"].item() == pytest.approx(0.4, abs=0.01)
     assert exact["zero_shot", "noticias"].item() == pytest.approx(0.2, abs=0.01)
-    random = [r["predictions"] for r in benchmark.tested("complete") if r["variant"] == "random"]
+    random = [r["predictions"] for r in results.tested("complete") if r["variant"] == "random"]
     assert {answer for answers in random for answer in answers} == {"a"}
 
 
 @pytest.mark.parametrize("task, baseline", [("corrija", "bigrams"), ("acentue", "dictionary")])
 def test_what_the_cards_say_of_what_t5_does_not_reach(task, baseline):
+    complete(task)
     exact = measured(task)
-    for source in benchmark.SOURCES[task]:
+    for source in experiments.SOURCES[task]:
         assert exact["full", source].max() < exact[baseline, source].item()
         assert exact["zero_shot", source].item() < 0.002
     assert exact["full", "ajuda"].min() > exact["echo", "ajuda"].item()
@@ -308,6 +326,7 @@ def test_how_much_the_cards_say_that_t5_mends_and_accents():
         ("corrija", "mended"): {"ajuda": 3, "noticias": 7, "curriculo": 8},
         ("acentue", "accented"): {"ajuda": 10 / 6, "noticias": 3, "curriculo": 3},
     }.items():
+        complete(task)
         found = measured(task, measure)
         for source, one_in in shares.items():
             assert found["full", source].mean() == pytest.approx(1 / one_in, abs=0.03)
@@ -318,20 +337,12 @@ def test_the_table_of_the_readme_is_the_measured_one(name):
     _, found, rest = README.read_text("utf-8").partition(f"<!-- tabela:{name} -->")
     table, end, _ = rest.partition("<!-- fim -->")
     assert found and end, f"o README.md não tem as marcas <!-- tabela:{name} --> e <!-- fim -->"
-    assert table.strip() == benchmark.markdown(name)
+    assert table.strip() == results.markdown(name)
 
 
 @pytest.mark.parametrize("source", ["ajuda", "noticias"])
 @pytest.mark.parametrize("baseline", ["random", "head"])
 def test_full_fine_tuning_passes_its_gate(source, baseline):
-    mean = benchmark.summary(TASK).set_index(["variant", "source"])["accuracy"]
+    complete(TASK)
+    mean = results.summary(TASK).set_index(["variant", "source"])["accuracy"]
     assert mean["full", source] >= mean[baseline, source] + 0.15
-
-
-def test_the_costs_are_those_of_todays_code():
-    stored = benchmark.costs()
-    assert list(stored.index) == ["full", "head", "lora", "lora_r1"]
-    measured = pd.DataFrame(benchmark.measure_costs(repeats=1, length=4)).set_index("variant")
-    for column in ("trainable", "total", "gradient_bytes", "optimizer_bytes", "file_bytes"):
-        assert measured[column].to_dict() == stored[column].to_dict(), column
-    assert all(row["median"] > 0 and row["low"] <= row["median"] <= row["high"] for row in stored["step_ratio"])

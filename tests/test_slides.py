@@ -18,7 +18,7 @@ import pytest
 from matplotlib.text import Text
 from test_notebooks import BANNED, prose, spelling
 
-from ftcourse import benchmark, plots
+from ftcourse import costs, plots, results
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "slides"
@@ -308,14 +308,14 @@ def test_the_letters_of_the_figures_are_not_small(values, tmp_path, monkeypatch)
 
 
 def test_a_missing_variant_is_named(tmp_path, monkeypatch):
-    kept = [r for r in benchmark.load(constroi.TASK) if not r["variant"].startswith("lora")]
-    monkeypatch.setattr(benchmark, "path", lambda task: tmp_path / f"{task}.jsonl")
-    benchmark.path(constroi.TASK).write_text("".join(json.dumps(r) + "\n" for r in kept), "utf-8")
+    kept = [r for r in results.read(constroi.TASK) if not r["variant"].startswith("lora")]
+    monkeypatch.setattr(results, "path", lambda task: tmp_path / f"{task}.jsonl")
+    results.path(constroi.TASK).write_text("".join(json.dumps(r) + "\n" for r in kept), "utf-8")
     with pytest.raises(SystemExit, match="faltam as execuções de lora_r1, lora: rode make bancada"):
         constroi.measured()
-    monkeypatch.setattr(benchmark, "COSTS", tmp_path / "custo.jsonl")
+    monkeypatch.setattr(costs, "COSTS", tmp_path / "custo.jsonl")
     with pytest.raises(SystemExit, match=r"Não encontrei .*custo\.jsonl"):
-        constroi.costs()
+        constroi.spent()
 
 
 # ---------------------------------------------------------------- o make

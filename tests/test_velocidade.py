@@ -12,10 +12,10 @@ from bnb import needs_bnb
 from toys import GENERATE, tiny, toy_model
 from transformers import BertForMaskedLM
 
-from ftcourse import benchmark, environment, models, nf4
+from ftcourse import environment, models, nf4, results
 
 FAMILIES = ("bert mlm", *GENERATE)
-README = benchmark.DATA.parent / "README.md"
+README = results.DATA.parent / "README.md"
 PLACE = {"device": "cpu", "threads": 1}
 HERE = {"commit": "a", "processor": "Pentium", "cores": 2, "gpu": None}
 
@@ -28,8 +28,8 @@ def toys(monkeypatch):
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "path", lambda name: tmp_path / f"{name}.jsonl")
-    return benchmark.path("velocidade")
+    monkeypatch.setattr(results, "path", lambda name: tmp_path / f"{name}.jsonl")
+    return results.path("velocidade")
 
 
 def step(family):
@@ -211,7 +211,7 @@ def test_interrupted_it_goes_on_from_what_is_written(small, file):
     file.write_text(whole + whole[:50], "utf-8")  # uma linha cortada, como outro programa a deixaria
     fails.clear()
     done = velocidade.execute()
-    assert benchmark.load("velocidade") == done == velocidade.execute()
+    assert results.parsed(results.path("velocidade")) == done == velocidade.execute()
     assert len(asked) == len({*asked}) == len(done) == 3 * len(velocidade.GOALS["quantize"])
 
 
@@ -316,11 +316,11 @@ def test_a_crowded_machine_is_noticed():
 def test_the_table_of_the_readme_is_the_measured_one():
     _, found, rest = README.read_text("utf-8").partition("<!-- tabela:velocidade -->")
     table, end, _ = rest.partition("<!-- fim -->")
-    assert found and end and table.strip() == velocidade.markdown(velocidade.essential(benchmark.load("velocidade")))
+    assert found and end and table.strip() == velocidade.markdown(velocidade.essential(results.parsed(results.path("velocidade"))))
 
 
 def test_what_is_published_compares_equal_things_with_enough_repeats():
-    for r in benchmark.load("velocidade"):
+    for r in results.parsed(results.path("velocidade")):
         assert r["n"] >= 15 or r["what"] == "bytes", velocidade.key(r)
         if "torchao" in r["theirs"]["name"] or "difference" not in r:
             continue

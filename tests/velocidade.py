@@ -34,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from ftcourse import benchmark, environment, methods, models, modules, nf4, qlora
+from ftcourse import costs, environment, methods, models, modules, nf4, qlora, results
 from ftcourse.files import write_jsonl
 
 logging.getLogger("torchao").setLevel(logging.ERROR)  # peft também a importa, e ela avisa das extensões que não achou
@@ -233,11 +233,11 @@ def stored(setting):
             layers = [torch.nn.Linear(*setting["shape"], bias=False)]
 
     def hand():
-        return sum(benchmark.size([*q.parameters(), *q.buffers()]) for q in (nf4.NF4Weight(la.weight) for la in layers))
+        return sum(costs.size([*q.parameters(), *q.buffers()]) for q in (nf4.NF4Weight(la.weight) for la in layers))
 
     def bitsandbytes():
         packed = [bnb.quantize(layer.weight.detach(), BLOCK, double_quant=True) for layer in layers]
-        return sum(benchmark.size([codes, s.absmax, s.state2.absmax, s.offset]) for codes, s in packed)
+        return sum(costs.size([codes, s.absmax, s.state2.absmax, s.offset]) for codes, s in packed)
 
     return {
         "hand": hand,
@@ -350,7 +350,7 @@ def measure(setting, pairs, repeats=REPEATS):
 
     actions = {name: synchronized(side.action) for name, side in sides.items()}
     wall, own = time.perf_counter(), time.process_time()
-    seconds = benchmark.interleaved(actions, repeats)
+    seconds = costs.interleaved(actions, repeats)
     share = (time.process_time() - own) / (time.perf_counter() - wall)
     results = {name: side.result() for name, side in sides.items() if side.result}
     memory = {name: peak(side.action, setting["device"]) for name, side in sides.items() if side.moved}
@@ -428,13 +428,13 @@ def settings():
 def key(row):
     """O que identifica uma linha: o grupo, os lados, a máquina e as versões. O commit fica anotado, mas não a refaz."""
     group = {k: row[k] for k in ("what", "shape", "family", "batch", "dtype", "device", "threads") if k in row}
-    where = {k: v for k, v in row["environment"].items() if k != "commit"}
+    where = {k: v for k, v in row["environment"].items() if k not in ("commit", "clean")}
     return json.dumps([group, row["ours"]["name"], row["theirs"]["name"], where], sort_keys=True)
 
 
 def execute(repeats=REPEATS):
     """Mede o que falta e grava o arquivo inteiro, ou nada dele, depois de cada grupo. Devolve todas as linhas."""
-    path, done = benchmark.path("velocidade"), benchmark.load("velocidade")
+    path, done = results.path("velocidade"), results.parsed(results.path("velocidade"))
     here, known, skipped = environment.describe(), set(map(key, done)), set()
     for setting in tqdm(settings(), desc="velocidade", unit="grupo"):
         pairs = {}
@@ -547,9 +547,9 @@ def main():
     if waited := crowded(rows):
         print(
             f"\nMedidas com a máquina ocupada (ver load e cpu_share): {len(waited)} de {len(rows)}. Para repeti-las, "
-            f"apague-as de {benchmark.path('velocidade')} e rode outra vez, com a máquina livre."
+            f"apague-as de {results.path('velocidade')} e rode outra vez, com a máquina livre."
         )
-    benchmark.write_table("velocidade", markdown(essential(rows)))
+    results.write_table("velocidade", markdown(essential(rows)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,314 @@
+"""A leitura dos resultados: que linhas valem, que taxa venceu, a tabela com os intervalos, as diferenças.
+
+    results.summary("aceitabilidade")                   # uma linha por experiência e fonte
+    results.difference("aceitabilidade", "lora", "full")
+    Markdown(results.markdown("aceitabilidade"))
+
+Só vale a linha medida nos dados e nos pesos de hoje: o resumo de uns e de outros está nela. O que falta rodar aparece
+na tabela como falta.
+"""
+
+import functools
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+from sacrebleu.metrics import CHRF
+
+from ftcourse import experiments, models, tasks
+from ftcourse.experiments import MEASURES, SOURCES, Experiment
+from ftcourse.files import DATA
+
+FALSE_ALARM = "alarme falso"
+DRAWS = 2_000
+LADDER = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5))  # as taxas que se tentam
+JOB = ("task", "family", "variant", "technique", "settings", "pretrained", "split", "lr", "steps", "batch_size", "seed")
+
+
+# ---------------------------------------------------------------- as linhas
+
+
+def path(task: str) -> Path:
+    """O arquivo em que ficam os resultados de uma tarefa."""
+    return DATA / "resultados" / f"{task}.jsonl"
+
+
+def read(task: str) -> list[dict]:
+    """As linhas gravadas, um dicionário por linha; a repetida entra uma vez só."""
+    rows = parsed(path(task)) if path(task).exists() else []
+    return list({key(row): row for row in reversed(rows)}.values())[::-1]
+
+
+def parsed(file: Path) -> list[dict]:
+    """As linhas inteiras de um arquivo; as que uma interrupção cortou não entram."""
+    rows = []
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def key(row: dict) -> str:
+    """O que identifica uma execução, gravada ou por fazer: mudar r, α ou o lote faz dela outra."""
+    return json.dumps([row.get(name) for name in JOB], sort_keys=True)
+
+
+def origins(task: str) -> dict[str, dict]:
+    """De onde parte hoje cada experiência: {variante: {"data": resumo, "model": resumo}}; sem modelo, None."""
+    data, model = tasks.load(task).digest(), models.digest(experiments.FAMILY[task])
+    known = [e for e in experiments.EXPERIMENTS if e.task == task]
+    return {e.variant: {"data": data, "model": model if e.uses_model else None} for e in known}
+
+
+def current(task: str, rows: list[dict] | None = None) -> list[dict]:
+    """As linhas que valem, das gravadas ou de `rows`: as medidas nos dados e nos pesos de hoje."""
+    rows = read(task) if rows is None else rows
+    today = origins(task)
+    return [r for r in rows if (known := today.get(r.get("variant"))) and known.items() <= r.items()]
+
+
+def evaluated(task: tasks.Task, split: str) -> datasets.Dataset:
+    """As linhas avaliadas numa divisão; em "test" entram também as da fonte que o treino não viu."""
+    if split == "test" and task.out_of_domain:
+        return datasets.concatenate_datasets([task.test, task.out_of_domain])
+    return getattr(task, split)
+
+
+def sources_of(task: tasks.Task, known: datasets.Dataset) -> np.ndarray:
+    """A fonte de cada linha: (n,). Uma tarefa de fonte única não a repete em cada linha."""
+    return np.array(known["source"] if "source" in known.column_names else [*SOURCES[task.name]] * len(known))
+
+
+# ---------------------------------------------------------------- a taxa
+
+
+def swept(task: str) -> pd.DataFrame:
+    """O que cada taxa deu na validação: variante, taxa e a medida que escolhe, média entre as fontes.
+
+    Escolhe a acurácia, ou a perda na resposta onde se escreve.
+    """
+    name, rows = ("loss" if task in tasks.WRITTEN else "accuracy"), {key(r): r for r in current(task)}
+    table = []
+    for experiment in experiments.of(task):
+        for lr in LADDER:
+            if experiment.rates and (row := rows.get(key(experiment.job("validation", lr, seed=0)))):
+                mean = float(np.mean([metrics[name] for metrics in row["metrics"].values()]))
+                table.append({"variant": experiment.variant, "lr": lr, name: mean})
+    return pd.DataFrame(table, columns=["variant", "lr", name]).sort_values(["variant", "lr"], ignore_index=True)
+
+
+def search(experiment: Experiment, table: pd.DataFrame) -> tuple[float | None, tuple[float, ...]]:
+    """(a melhor taxa até aqui, as que faltam tentar). A busca acaba quando a melhor tem uma pior de cada lado.
+
+    table: o que `swept` devolve.
+    """
+    if len(experiment.rates) == 1:
+        return experiment.rates[0], ()
+    known = table[table["variant"] == experiment.variant].set_index("lr")
+    if missing := tuple(lr for lr in experiment.rates if lr not in known.index):
+        return None, missing
+    best = known["accuracy"].idxmax() if "accuracy" in known else known["loss"].idxmin()
+    place = LADDER.index(best)
+    around = LADDER[max(0, place - 1) : place + 2]
+    return best, tuple(lr for lr in around if lr not in known.index)
+
+
+def best_rates(task: str) -> dict[str, float]:
+    """A taxa de cada experiência que treina, das buscas que já acabaram."""
+    table, found = swept(task), {}
+    for experiment in experiments.of(task):
+        if experiment.rates:
+            best, missing = search(experiment, table)
+            if not missing:
+                found[experiment.variant] = best
+    return found
+
+
+def tested(task: str) -> list[dict]:
+    """As linhas do teste que a tabela usa: as de cada semente, na melhor taxa."""
+    rows, best = {key(r): r for r in current(task)}, best_rates(task)
+    jobs = [
+        e.job("test", best.get(e.variant), seed=seed)
+        for e in experiments.of(task)
+        if not e.rates or e.variant in best
+        for seed in e.seeds
+    ]
+    return [rows[key(job)] for job in jobs if key(job) in rows]
+
+
+def explained(task: str) -> pd.DataFrame:
+    """A acurácia na validação, por fonte, dos treinos que separam explicações: uma linha por (variante, passos)."""
+    rows, best = {key(r): r for r in current(task)}, best_rates(task)
+    runs = [(name, name, 1) for name in ("full", "lora")] + [*experiments.EXPLANATIONS]
+    jobs = [explanation(task, best, *run) for run in runs if run[1] in best]
+    found = {(job["variant"], job["steps"]): rows[key(job)]["metrics"] for job in jobs if key(job) in rows}
+    index = pd.MultiIndex.from_tuples(found, names=["variant", "steps"])
+    return pd.DataFrame([{s: m["accuracy"] for s, m in f.items()} for f in found.values()], index=index).sort_index()
+
+
+def explanation(task: str, best: dict[str, float], variant: str, rate_of: str, times: int) -> dict:
+    """A execução que separa uma explicação: a variante, na melhor taxa de outra, com `times` vezes os passos."""
+    steps = times * experiments.STEPS[task]
+    return experiments.get(task, variant).job("validation", best[rate_of], steps, seed=0)
+
+
+# ---------------------------------------------------------------- intervalos
+
+
+@functools.cache
+def draws(n: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """As repetições do *bootstrap*: quantas vezes sai cada frase, (DRAWS, n), e cada semente, (DRAWS, seeds).
+
+    Sorteiam-se n frases com reposição e, das sementes, uma a menos do que há: é o que dá à média a variância certa
+    quando são poucas (Rao e Wu, 1988, §2). São os mesmos sorteios para tudo o que tem as mesmas frases: o que se
+    compara, compara-se aos pares.
+    """
+    rng = np.random.default_rng(n)
+    phrases = rng.multinomial(n, np.full(n, 1 / n), DRAWS)
+    chosen = rng.multinomial(max(1, seeds - 1), np.full(seeds, 1 / seeds), DRAWS)
+    return phrases, chosen / chosen.sum(axis=1, keepdims=True)
+
+
+def resampled(statistics: np.ndarray) -> np.ndarray:
+    """A medida em cada repetição e semente: (DRAWS, sementes), de statistics (sementes, n, k).
+
+    Com k = 1 a medida é a fração de acertos; se não, a chrF das contagens somadas.
+    """
+    phrases, _ = draws(statistics.shape[1], len(statistics))
+    if statistics.shape[2] == 1:
+        return phrases @ statistics[:, :, 0].T / statistics.shape[1]
+    sums = [phrases @ one for one in statistics]  # (DRAWS, k) cada
+    return np.array([[CHRF()._compute_f_score(row) for row in one] for one in sums]).T
+
+
+def half_width(values: np.ndarray, n: int) -> float:
+    """Metade do intervalo de 95 % da média entre sementes, de values (DRAWS, sementes) e n frases."""
+    _, chosen = draws(n, values.shape[1])
+    low, high = np.percentile((values * chosen).sum(axis=1), [2.5, 97.5])
+    return float(high - low) / 2
+
+
+def statistics(task: tasks.Task, known: datasets.Dataset, rows: list[dict]) -> dict[str, np.ndarray]:
+    """De cada frase e semente, o que soma para dar a primeira medida da tarefa: {fonte: (sementes, n, k)}."""
+    sources, found = sources_of(task, known), []
+    for row in rows:
+        if task.labels:
+            same = np.array([int(answer) for answer in row["predictions"]]) == np.array(known["label"])
+            found.append(same[:, None].astype(float))
+        elif MEASURES[task.name][0] == "chrf":
+            counts = CHRF()._extract_corpus_statistics(row["predictions"], [list(known["target"])])
+            found.append(np.array(counts, float))
+        else:
+            same = [answer == target for answer, target in zip(row["predictions"], known["target"], strict=True)]
+            found.append(np.array(same, float)[:, None])
+    return {source: np.array(found)[:, sources == source] for source in SOURCES[task.name]}
+
+
+# ---------------------------------------------------------------- tabelas
+
+
+def summary(task: str) -> pd.DataFrame:
+    """Uma linha por (variante, fonte): a média das duas medidas, o meio intervalo da primeira, as sementes e n.
+
+    O intervalo, de 95 %, cobre o sorteio das sementes e o das frases.
+    """
+    done, (first, second), table = tested(task), MEASURES[task], []
+    loaded = tasks.load(task)
+    known = evaluated(loaded, "test")
+    for experiment in experiments.of(task):
+        if not (rows := [r for r in done if r["variant"] == experiment.variant]):
+            continue
+        for source, counts in statistics(loaded, known, rows).items():
+            metrics = [r["metrics"][source] for r in rows]
+            mean = {name: float(np.mean([m.get(name, np.nan) for m in metrics])) for name in (first, second)}
+            half = half_width(resampled(counts), counts.shape[1])
+            counted = {"seeds": len(rows), "n": counts.shape[1]}
+            table.append({"variant": experiment.variant, "source": source, **mean, f"{first}_half": half, **counted})
+    return pd.DataFrame(table, columns=["variant", "source", first, f"{first}_half", second, "seeds", "n"])
+
+
+def difference(task: str, one: str, other: str) -> pd.DataFrame:
+    """Quanto uma variante fica acima de outra na primeira medida, por fonte: média e meio intervalo de 95 %.
+
+    Semente a semente e frase a frase: a mesma semente dá às duas a mesma cabeça inicial e a mesma ordem das frases, e
+    cada repetição do sorteio vale para as duas.
+    """
+    done = {(r["variant"], r["seed"]): r for r in tested(task)}
+    seeds = sorted(seed for variant, seed in done if variant == one and (other, seed) in done)
+    loaded, measure, table = tasks.load(task), MEASURES[task][0], {}
+    known = evaluated(loaded, "test")
+    pair = [statistics(loaded, known, [done[variant, seed] for seed in seeds]) for variant in (one, other)]
+    for source in SOURCES[task] if seeds else ():
+        gaps = [
+            done[one, s]["metrics"][source][measure] - done[other, s]["metrics"][source][measure] for s in seeds
+        ]
+        values = resampled(pair[0][source]) - resampled(pair[1][source])
+        table[source] = (float(np.mean(gaps)), half_width(values, pair[0][source].shape[1]))
+    return pd.DataFrame(table, index=["difference", "half"]).T
+
+
+def accused(*variants: str) -> pd.DataFrame:
+    """As linhas do teste de aceitabilidade, com uma coluna por variante: a fração das sementes que acusa a frase.
+
+    Nas frases bem escritas, em que acusar é um alarme falso, `kind` é FALSE_ALARM.
+    """
+    task = tasks.load("aceitabilidade")
+    known, done = evaluated(task, "test").to_pandas().fillna({"kind": FALSE_ALARM}), tested(task.name)
+    for variant in variants:
+        runs = [[answer == "0" for answer in r["predictions"]] for r in done if r["variant"] == variant]
+        known[variant] = np.mean(runs, axis=0)
+    return known
+
+
+def by_kind(variant: str = "full") -> pd.DataFrame:
+    """A fração de falhas que uma variante acha, por tipo e fonte; a última linha é o alarme falso."""
+    table = accused(variant).groupby(["kind", "source"])[variant].mean().unstack()[list(SOURCES["aceitabilidade"])]
+    return table.loc[[*table.index.drop(FALSE_ALARM), FALSE_ALARM]]
+
+
+def markdown(task: str) -> str:
+    """A tabela dos resultados: a primeira medida, com o intervalo de 95 %, e a segunda entre parênteses.
+
+    O que não rodou aparece como "a medir"; o que rodou em parte, ou sem busca de taxa, o diz.
+    """
+    table, sources, (first, second) = summary(task).set_index(["variant", "source"]), SOURCES[task], MEASURES[task]
+    digits = 1 if first == "chrf" else 3
+
+    def cell(variant, source):
+        if (variant, source) not in table.index:
+            return "a medir"
+        row = table.loc[variant, source]
+        beside = "" if np.isnan(row[second]) else f" ({row[second]:.2f})"
+        return f"{row[first]:.{digits}f} ± {row[f'{first}_half']:.{digits}f}{beside}".replace(".", ",")
+
+    lines = ["| | " + " | ".join(sources.values()) + " |", "|---|" + "---|" * len(sources)]
+    for experiment in experiments.of(task):
+        name, done = experiment.name, [int(s) for (v, _), s in table["seeds"].items() if v == experiment.variant]
+        if done and done[0] < len(experiment.seeds):
+            name += f" ({done[0]} de {len(experiment.seeds)} sementes)"
+        if len(experiment.rates) == 1:
+            name += ", sem busca de taxa"
+        lines.append(f"| {name} | {' | '.join(cell(experiment.variant, s) for s in sources)} |")
+    return "\n".join(lines)
+
+
+def publish(task: str) -> None:
+    """Redesenha a figura dos resultados e, no README do clone, reescreve a tabela da tarefa."""
+    from ftcourse import plots
+
+    if task not in tasks.WRITTEN:
+        figure = plots.intervals(summary(task), experiments.names(task), SOURCES[task]).figure
+        figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
+    write_table(task, markdown(task))
+
+
+def write_table(name: str, table: str) -> None:
+    """Reescreve a tabela do README do clone que fica entre as marcas de `name`; sem elas, nada muda."""
+    readme = DATA.parent / "README.md"
+    before, mark, rest = readme.read_text(encoding="utf-8").partition(f"<!-- tabela:{name} -->\n")
+    if mark:
+        after = rest[rest.index("<!-- fim -->") :]
+        readme.write_text(f"{before}{mark}{table}\n{after}", encoding="utf-8")
