@@ -25,7 +25,7 @@ import scipy.stats
 import torch
 from tqdm.auto import tqdm
 
-from ftcourse import baselines, environment, methods, models, modules, tasks, training
+from ftcourse import baselines, environment, evaluation, methods, models, modules, tasks, training
 from ftcourse.files import DATA, write_jsonl
 
 FAMILY = {
@@ -121,8 +121,8 @@ def predictions(task, split, variant, lr, steps, seed):
     if variant == "without_labels":
         return without_labels(task, known)
     if variant in BASELINES[task.name]:
-        return getattr(tasks, variant)(task, known)
-    return training.predict(*trained(task, variant, lr, steps, seed), task, known).argmax(-1).numpy()
+        return getattr(baselines, variant)(task, known)
+    return evaluation.predict(*trained(task, variant, lr, steps, seed), task, known).argmax(-1).numpy()
 
 
 def written(task, split, variant, lr, steps, seed):
@@ -135,23 +135,23 @@ def written(task, split, variant, lr, steps, seed):
     if variant in baselines.NAMES:
         return getattr(baselines, variant)(task, known), {}
     model, tokenizer = trained(task, variant, lr, steps, seed)
-    losses, sources = training.token_losses(model, tokenizer, task, known), sources_of(task, known)
+    losses, sources = evaluation.token_losses(model, tokenizer, task, known), sources_of(task, known)
     measured, general = {}, {}
     if not model.config.is_encoder_decoder:
-        general = {"general_loss": training.evaluate(model, tokenizer, tasks.general_text())["loss"]}
+        general = {"general_loss": evaluation.evaluate(model, tokenizer, tasks.general_text())["loss"]}
     for source in dict.fromkeys(sources.tolist()):
         places = np.flatnonzero(sources == source)
         measured[source] = task.loss_metrics([losses[i] for i in places], tokenizer, known.select(places)) | general
-    return training.generate(model, tokenizer, task, known) if split == "test" else None, measured
+    return evaluation.generate(model, tokenizer, task, known) if split == "test" else None, measured
 
 
 def without_labels(task, known, calibration=600):
     """A nota sem rótulos vira resposta com um corte só, o que mais acerta em `calibration` frases da validação."""
     model, tokenizer = models.load("bert")
     sample = task.validation.shuffle(seed=0).select(range(min(calibration, len(task.validation))))
-    scores, labels = tasks.without_labels(model, tokenizer, sample["text"]), np.array(sample["label"])
+    scores, labels = baselines.without_labels(model, tokenizer, sample["text"]), np.array(sample["label"])
     cut = max(scores, key=lambda c: ((scores >= c) == labels).mean())
-    return (tasks.without_labels(model, tokenizer, known["text"]) >= cut).astype(int)
+    return (baselines.without_labels(model, tokenizer, known["text"]) >= cut).astype(int)
 
 
 def run(job):
