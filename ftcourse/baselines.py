@@ -1,7 +1,7 @@
-"""As linhas de base das tarefas de escrever: o que se consegue sem rede neural alguma, com o mesmo treino.
+"""As linhas de base, que todo resultado precisa vencer: o que se consegue sem ajuste algum, com o mesmo treino.
 
-Toda função recebe a tarefa e as linhas e devolve uma lista de respostas, uma por linha, como `training.generate`.
-As das tarefas de classificação estão em tasks.
+Quase toda função recebe a tarefa e as linhas e devolve uma resposta por linha: um rótulo, (n,), se a tarefa é de
+classificar; um texto, como `evaluation.generate`, se é de escrever. O espanto precisa de um modelo pré-treinado.
 """
 
 import math
@@ -10,12 +10,59 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 
 import numpy as np
+import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from tqdm.auto import tqdm
 
-from ftcourse import tasks
+from ftcourse import text_tasks
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 EDGE = "\n"  # o que cerca uma frase; em nenhuma delas há quebra de linha
+
+
+# ---------------------------------------------------------------- de classificar
+
+
+def majority(task, rows):
+    """Responder sempre a classe mais comum do treino, o piso de qualquer tabela: (n,)."""
+    return np.full(len(rows), np.bincount(task.train["label"]).argmax())
+
+
+def tfidf(task, rows):
+    """Palavras e pares com TF-IDF e regressão logística: o que se consegue sem pré-treino e quase sem ordem. (n,)"""
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+    )
+    return model.fit(task.train["text"], task.train["label"]).predict(rows["text"])
+
+
+@torch.no_grad()
+def surprise(model, tokenizer, sentence):
+    """O espanto do modelo com cada ficha da frase quando ela é escondida, e a incerteza dele ali; ambos (T,), em nats.
+
+    A soma do espanto é menos a pseudo-log-verossimilhança (Salazar et al., 2020, eq. 1): uma máscara por posição,
+    todas num lote só. A incerteza é a entropia da distribuição prevista.
+    """
+    ids = tokenizer(sentence, truncation=True, return_tensors="pt")["input_ids"].to(model.device)  # (1, T + 2)
+    inner = torch.arange(1, ids.shape[1] - 1, device=ids.device)
+    batch = ids.repeat(len(inner), 1)  # (T, T + 2)
+    batch[torch.arange(len(inner)), inner] = tokenizer.mask_token_id
+    hidden = model.base_model(batch).last_hidden_state[torch.arange(len(inner)), inner]  # (T, d)
+    log_p = model.cls(hidden).log_softmax(-1)  # (T, V)
+    return -log_p.gather(1, ids[0, inner, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+
+
+def without_labels(model, tokenizer, sentences):
+    """Uma nota por frase sem ter visto um rótulo: menos o maior excesso de espanto, espanto − incerteza. (n,)"""
+    bar = tqdm(sentences, desc="lendo com uma máscara por vez", unit="frase", delay=2, leave=False)
+    return np.array(
+        [-max(s - h for s, h in zip(*map(torch.Tensor.tolist, surprise(model, tokenizer, t)))) for t in bar]
+    )
+
+
+# ---------------------------------------------------------------- de escrever
 
 
 def echo(task, rows):
@@ -38,9 +85,9 @@ def dictionary(task, rows):
     """
     counts = defaultdict(Counter)
     for target in task.train["target"]:
-        for word in tasks.words(target):
+        for word in text_tasks.words(target):
             for form in {word, word.lower()}:
-                counts[tasks.without_accents(form)][form] += 1
+                counts[text_tasks.without_accents(form)][form] += 1
     best = {bare: forms.most_common(1)[0][0] for bare, forms in counts.items()}
 
     def restore(match):
@@ -135,10 +182,10 @@ def frequent(task, rows):
 def neighbours(task, rows):
     """Das palavras que faltam no treino, a que melhor liga a anterior à seguinte, num modelo de bigramas do treino."""
     train = zip(task.train["given"], task.train["target"])
-    model = Bigrams(TOKEN.findall(given.replace(tasks.BLANK, target)) for given, target in train)
+    model = Bigrams(TOKEN.findall(given.replace(text_tasks.BLANK, target)) for given, target in train)
     candidates, answers = list(dict.fromkeys(task.train["target"])), []
     for given in rows["given"]:
-        before, after = (TOKEN.findall(side) for side in given.split(tasks.BLANK))
+        before, after = (TOKEN.findall(side) for side in given.split(text_tasks.BLANK))
         left, right = [EDGE, *before][-1], [*after, EDGE][0]
         answers.append(max(candidates, key=lambda word: model.score([left, word, right])))
     return answers

@@ -93,7 +93,11 @@ def losses(model, tokenizer, task: tasks.Task, known: datasets.Dataset) -> dict[
 
     Num modelo que continua textos mede-se também a perda no texto geral, que diz o que o ajuste fez esquecer.
     """
-    found, sources, general = evaluation.token_losses(model, tokenizer, task, known), results.sources_of(task, known), {}
+    found, sources, general = (
+        evaluation.token_losses(model, tokenizer, task, known),
+        results.sources_of(task, known),
+        {},
+    )
     if not model.config.is_encoder_decoder:
         general = {"general_loss": evaluation.evaluate(model, tokenizer, tasks.general_text())["loss"]}
     measured = {}

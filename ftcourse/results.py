@@ -38,8 +38,10 @@ def path(task: str) -> Path:
 
 def read(task: str) -> list[dict]:
     """As linhas gravadas, um dicionário por linha; a repetida entra uma vez só."""
-    rows = parsed(path(task)) if path(task).exists() else []
-    return list({key(row): row for row in reversed(rows)}.values())[::-1]
+    known: dict[str, dict] = {}
+    for row in parsed(path(task)) if path(task).exists() else ():
+        known.setdefault(key(row), row)
+    return list(known.values())
 
 
 def parsed(file: Path) -> list[dict]:
@@ -242,9 +244,7 @@ def difference(task: str, one: str, other: str) -> pd.DataFrame:
     known = evaluated(loaded, "test")
     pair = [statistics(loaded, known, [done[variant, seed] for seed in seeds]) for variant in (one, other)]
     for source in SOURCES[task] if seeds else ():
-        gaps = [
-            done[one, s]["metrics"][source][measure] - done[other, s]["metrics"][source][measure] for s in seeds
-        ]
+        gaps = [done[one, s]["metrics"][source][measure] - done[other, s]["metrics"][source][measure] for s in seeds]
         values = resampled(pair[0][source]) - resampled(pair[1][source])
         table[source] = (float(np.mean(gaps)), half_width(values, pair[0][source].shape[1]))
     return pd.DataFrame(table, index=["difference", "half"]).T

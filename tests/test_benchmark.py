@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toys import toy_writer
 
-from ftcourse import benchmark, costs, environment, experiments, results, tasks
+from ftcourse import benchmark, environment, experiments, results, tasks
 from ftcourse.files import DATA
 
 README = DATA.parent / "README.md"

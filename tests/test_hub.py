@@ -22,7 +22,7 @@ from fake_hub import Repository, contents, save_tiny, serve
 from huggingface_hub import constants
 from toys import PAIRS, tiny_batch, toy_task
 
-from ftcourse import hub, methods, models, training
+from ftcourse import evaluation, hub, methods, models, training
 
 TASK = SimpleNamespace(labels=("não", "talvez", "sim"))
 NAME = "org/modelo"
@@ -127,7 +127,7 @@ def test_every_technique_trains_a_checkpoint_of_another_maker(folders, method, f
     model, tokenizer = models.load(family, task, profile=folder)
     methods.apply(model, method, **FEW.get(method, {}))
     history = training.train(model, tokenizer, task, lr=1e-3, steps=2, batch_size=4)
-    assert len(history.loss) == 2 and training.evaluate(model, tokenizer, task)["n"] == len(task.test)
+    assert len(history.loss) == 2 and evaluation.evaluate(model, tokenizer, task)["n"] == len(task.test)
 
 
 @pytest.mark.parametrize("method", sorted({method for method, family in PAIRS if family == "t5 relu lm"} - {"head"}))

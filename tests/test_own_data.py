@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import tokenizer, toy_model
 
-from ftcourse import methods, own_data, tasks, training
+from ftcourse import evaluation, methods, own_data, tasks, training
 
 SPLITS = ("train", "validation", "test")
 ROWS = [(f"a frase de número {i} é {'boa' if i % 4 else 'ruim'}", "sim" if i % 4 else "não") for i in range(40)]
@@ -88,7 +88,7 @@ def test_it_trains_like_any_other(tmp_path):
     task = tasks.load(write(tmp_path / "a.csv"))
     model = methods.apply(toy_model(), "lora")
     training.train(model, tokenizer(), task, lr=1e-3, steps=2, batch_size=4)
-    assert training.evaluate(model, tokenizer(), task)["n"] == len(task.test)
+    assert evaluation.evaluate(model, tokenizer(), task)["n"] == len(task.test)
 
 
 # ---------------------------------------------------------------- a divisão

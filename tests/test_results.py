@@ -218,5 +218,3 @@ def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path, monkeypatch):
     assert readme.read_text("utf-8") == text
     results.write_table("a", "nova")
     assert readme.read_text("utf-8") == text.replace("velha", "nova")
-
-

@@ -1,10 +1,16 @@
 """As tarefas: o que se lê, como vira fichas, as métricas contra contas feitas à mão e as linhas de base."""
 
+import hashlib
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 import unicodedata
+from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import sacrebleu
@@ -15,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import load_script, tokenizer, toy_model, toy_task, toy_writing, writer_tokenizer
 
-from ftcourse import baselines, models, tasks, training
+from ftcourse import baselines, evaluation, models, tasks, text_tasks
 from ftcourse.files import DATA
+from ftcourse.task import IGNORED
 
 SPLITS = ("train", "validation", "test", "out_of_domain")
 FOLDERS = {name: name for name in tasks.LABELS} | {name: folder for name, (folder, _) in tasks.WRITTEN.items()}
@@ -48,6 +55,56 @@ def test_an_unknown_task_is_told_with_those_that_exist():
         tasks.load("aceitabildade")
 
 
+def test_the_tasks_of_the_course_need_no_folder_to_write_in(tmp_path):
+    """Nem o cache de datasets: onde só se lê, como num laboratório, a tarefa carrega do mesmo modo."""
+    script = (
+        "import datasets\n"
+        "from ftcourse import tasks\n"
+        "def refuse(*_, **__): raise OSError('só leitura')\n"
+        "datasets.load_dataset = datasets.DatasetBuilder.__init__ = refuse\n"
+        "print(*[task.digest() for task in (*map(tasks.load, tasks.TASKS), tasks.general_text())])"
+    )
+    home = tmp_path / "casa"
+    places = {name: str(home / name) for name in ("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | places | {"HOME": str(home), "USERPROFILE": str(home)},
+        capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = [task.digest() for task in (*map(tasks.load, tasks.TASKS), tasks.general_text())]
+    assert done.stdout.split() == expected and len({*expected}) == len(expected)
+    assert not home.exists()
+
+
+@fast
+@given(st.data())
+def test_the_digest_changes_with_any_cell_of_any_split_with_the_order_and_with_the_labels(data):
+    kinds = (toy_task(8), toy_writing(8), replace(toy_task(8), out_of_domain=toy_task(4).test))
+    task = data.draw(st.sampled_from(kinds))
+    split = data.draw(st.sampled_from([split for split in SPLITS if getattr(task, split)]))
+    rows = getattr(task, split)
+    table, column = rows.to_dict(), data.draw(st.sampled_from(rows.column_names))
+    row, other = (data.draw(st.integers(0, len(rows) - 1)) for _ in range(2))
+    again = replace(task, name="outra", **{split: rows.from_dict(table)})
+    assert again.digest() == task.digest() and len(task.digest()) == 12 and int(task.digest(), 16)
+
+    swapped = rows.select([other if i == row else row if i == other else i for i in range(len(rows))])
+    assert (replace(task, **{split: swapped}).digest() == task.digest()) == (rows[row] == rows[other])
+    cell = table[column][row]
+    table[column][row] = 1 - cell if column == "label" else cell + data.draw(st.sampled_from([" ", "\n", "a"]))
+    assert replace(task, **{split: rows.from_dict(table)}).digest() != task.digest()
+    assert replace(task, labels=("a", "b")).digest() != task.digest()
+    assert replace(task, **{split: None}).digest() != task.digest()
+
+
+def test_the_digest_is_the_sha256_of_the_content():
+    """Escrito por extenso: um resultado gravado há um ano confere com este número em qualquer máquina."""
+    rows = datasets.Dataset.from_dict({"text": ["é", "b"], "label": [0, 1]})
+    content = '[["n", "d"], {"label": [0, 1], "text": ["\\u00e9", "b"]}, null, null, null]'
+    digest = tasks.Task("nome", ("n", "d"), rows, None, None).digest()
+    assert digest == hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
 def test_encode_cuts_at_what_the_model_reads():
     task = toy_task()
     rows = {"text": ["casa " * 500, "o gato"], "label": [1, 0]}
@@ -71,21 +128,21 @@ def test_the_majority_is_that_of_the_training_rows(loaded):
     assert max(counts) > sorted(counts)[-2]
     for split in ("validation", "test"):
         rows = getattr(task, split)
-        answers = tasks.majority(task, rows)
+        answers = baselines.majority(task, rows)
         assert set(answers) == {counts.index(max(counts))} and len(answers) == len(rows)
 
 
 def test_a_bag_of_words_solves_the_counterexample(loaded):
     task = loaded["bncc_componente"]
     labels = np.array(task.test["label"])
-    accuracy = [np.mean(baseline(task, task.test) == labels) for baseline in (tasks.majority, tasks.tfidf)]
+    accuracy = [np.mean(baseline(task, task.test) == labels) for baseline in (baselines.majority, baselines.tfidf)]
     assert accuracy[1] > 0.75 and accuracy[1] > accuracy[0] + 0.4
 
 
 def test_a_bag_of_words_finds_no_artefact_in_the_faults(loaded):
     """Perto do acaso em cada fonte: se subir, a construção das falhas deixou um rastro que não é gramática."""
     task = loaded["aceitabilidade"]
-    right = tasks.tfidf(task, task.test) == np.array(task.test["label"])
+    right = baselines.tfidf(task, task.test) == np.array(task.test["label"])
     sources = np.array(task.test["source"])
     accuracy = {source: right[sources == source].mean() for source in ("ajuda", "noticias")}
     assert max(accuracy.values()) < 0.62, accuracy
@@ -109,18 +166,18 @@ def test_surprise_equals_one_mask_at_a_time():
     sentences = ["O gato da menina subiu no livro.", "Chuva."]
     expected = [torch.tensor(list(one_by_one(model, s))).T for s in sentences]
     for sentence, (surprise, uncertainty) in zip(sentences, expected):
-        got = tasks.surprise(model, tokenizer(), sentence)
+        got = baselines.surprise(model, tokenizer(), sentence)
         torch.testing.assert_close(got[0], surprise.float())
         torch.testing.assert_close(got[1], uncertainty.float())
     scores = [-(surprise - uncertainty).max().item() for surprise, uncertainty in expected]
-    assert tasks.without_labels(model, tokenizer(), sentences) == pytest.approx(scores, abs=1e-4)
+    assert baselines.without_labels(model, tokenizer(), sentences) == pytest.approx(scores, abs=1e-4)
 
 
 def test_the_unexpected_word_lowers_the_score():
     model = toy_model(kind=transformers.BertForMaskedLM)
     with torch.no_grad():
         model.cls.predictions.decoder.bias[tokenizer().convert_tokens_to_ids("casa")] += 9
-    expected, surprising = tasks.without_labels(model, tokenizer(), ["casa casa casa", "casa livro casa"])
+    expected, surprising = baselines.without_labels(model, tokenizer(), ["casa casa casa", "casa livro casa"])
     assert expected > surprising
 
 
@@ -128,7 +185,9 @@ def test_the_published_model_prefers_the_sentence_without_the_fault(loaded):
     """Em 40 pares mínimos da ajuda, pela soma do espanto; o acaso acertaria 20."""
     faulty = [row for row in loaded["aceitabilidade"].validation if row["source"] == "ajuda" and not row["label"]][:40]
     model, tokenizer = models.load("bert")
-    total = [[tasks.surprise(model, tokenizer, row[key])[0].sum() for key in ("original", "text")] for row in faulty]
+    total = [
+        [baselines.surprise(model, tokenizer, row[key])[0].sum() for key in ("original", "text")] for row in faulty
+    ]
     assert len(total) == 40 and sum(right < wrong for right, wrong in total) >= 36
 
 
@@ -149,7 +208,7 @@ def raw(name):
 
 
 def filled(row):
-    return row["given"].replace(tasks.BLANK, row["target"])
+    return row["given"].replace(text_tasks.BLANK, row["target"])
 
 
 @pytest.mark.parametrize("name", tasks.WRITTEN)
@@ -202,7 +261,10 @@ def test_the_sentences_without_accents_have_none_and_come_from_right_sentences(l
             assert derived["target"] == nfc(row["original"] or row["text"])
             assert not any(map(unicodedata.combining, unicodedata.normalize("NFD", derived["given"])))
             assert derived["input"] == "acentue: " + derived["given"]
-    assert tasks.without_accents("não sei se você está aí, à toa; Ação 1º") == "nao sei se voce esta ai, a toa; Acao 1º"
+    assert (
+        text_tasks.without_accents("não sei se você está aí, à toa; Ação 1º")
+        == "nao sei se voce esta ai, a toa; Acao 1º"
+    )
 
 
 def test_the_gap_takes_the_place_of_the_one_word_the_fault_had_changed(loaded):
@@ -214,9 +276,9 @@ def test_the_gap_takes_the_place_of_the_one_word_the_fault_had_changed(loaded):
                 left.append(row["kind"])
                 continue
             found = next(derived)
-            assert found["given"].count(tasks.BLANK) == 1 and found["input"] == "complete: " + found["given"]
+            assert found["given"].count(text_tasks.BLANK) == 1 and found["input"] == "complete: " + found["given"]
             assert filled(found) == right and found["kind"] == row["kind"]
-            before, after = found["given"].split(tasks.BLANK)
+            before, after = found["given"].split(text_tasks.BLANK)
             assert faulty.startswith(before) and faulty.endswith(after) and faulty != right
         assert next(derived, None) is None and set(left) <= {"ordem"}
 
@@ -232,7 +294,7 @@ def test_the_gap_takes_the_place_of_the_one_word_the_fault_had_changed(loaded):
     ],
 )
 def test_only_a_single_changed_word_makes_a_gap(faulty, right, word):
-    found = tasks.changed_word({"text": faulty, "original": right})
+    found = text_tasks.changed_word({"text": faulty, "original": right})
     assert (found and found[0]) == word
 
 
@@ -250,9 +312,9 @@ def test_the_loss_asks_for_the_answer_and_the_end_and_for_nothing_else(seq2seq):
             assert example["input_ids"] == [*prompt, end] and example["labels"] == answer
         else:
             assert example["input_ids"] == [end, *prompt, *answer]
-            assert example["labels"] == [tasks.IGNORED] * (len(prompt) + 1) + answer
+            assert example["labels"] == [IGNORED] * (len(prompt) + 1) + answer
         assert example["attention_mask"] == [1] * len(example["input_ids"])
-        asked = [i for i in example["labels"] if i != tasks.IGNORED]
+        asked = [i for i in example["labels"] if i != IGNORED]
         assert tokenizer.decode(asked, skip_special_tokens=True).strip() == row["target"]
 
 
@@ -297,9 +359,9 @@ def corrections(*rows):
     return {"kind": [r[0] for r in rows], "given": [r[1] for r in rows], "target": [r[2] for r in rows]}
 
 
-CORRECTION = tasks.Correction("corrija", (), None, None, None)
-ACCENTS = tasks.Accents("acentue", (), None, None, None)
-CLOZE = tasks.Cloze("complete", (), None, None, None)
+CORRECTION = text_tasks.Correction("corrija", (), None, None, None)
+ACCENTS = text_tasks.Accents("acentue", (), None, None, None)
+CLOZE = text_tasks.Cloze("complete", (), None, None, None)
 
 
 def test_mended_and_kept_are_counted_apart_and_by_kind():
@@ -364,7 +426,7 @@ def test_who_gives_back_every_accent_is_right_and_who_copies_gives_back_none(tar
     rows = {"target": targets}
     oracle = ACCENTS.metrics(targets, rows)
     assert (oracle["exact"], oracle["accented"], oracle["spoilt"]) == (1, 1, 0)
-    copied = ACCENTS.metrics([tasks.without_accents(text) for text in targets], rows)
+    copied = ACCENTS.metrics([text_tasks.without_accents(text) for text in targets], rows)
     assert (copied["accented"], copied["spoilt"]) == (0, 0) and copied["exact"] < 1
 
 
@@ -401,9 +463,9 @@ def test_the_answer_to_a_gap_opens_with_its_sentinel_and_ends_where_the_next_wou
     rows = {"input": ["complete: As meninas estão <extra_id_0> rua."], "target": ["na"]}
     [example] = CLOZE.encode(tokenizer, rows, seq2seq=True)
     assert tokenizer.convert_ids_to_tokens(example["labels"]) == ["<extra_id_0>", "▁na", "</s>"]
-    [losses] = training.token_losses(model, tokenizer, CLOZE, rows)
+    [losses] = evaluation.token_losses(model, tokenizer, CLOZE, rows)
     assert losses[0] < 0.1
-    [answer] = training.generate(model, tokenizer, CLOZE, rows)
+    [answer] = evaluation.generate(model, tokenizer, CLOZE, rows)
     assert answer and "extra_id" not in answer and len(answer.split()) < 4
 
 
@@ -445,7 +507,7 @@ def test_the_dictionary_keeps_capitals_and_leaves_alone_what_it_does_not_know():
     task = toy_writing()
     known = {"input": [], "given": [], "target": ["A ação é à toa", "a casa", "É a ação", "Ana"]}
     known = known | {"input": known["target"], "given": known["target"]}
-    other = tasks.Accents("acentue", (), task.train.from_dict(known), None, None)
+    other = text_tasks.Accents("acentue", (), task.train.from_dict(known), None, None)
     answers = baselines.dictionary(other, {"given": ["ACAO e Acao, ana; xicara", "a casa"]})
     assert answers == ["AÇÃO é Ação, ana; xicara", "a casa"]
 
@@ -453,9 +515,12 @@ def test_the_dictionary_keeps_capitals_and_leaves_alone_what_it_does_not_know():
 def test_the_neighbours_choose_the_word_that_links_both():
     """Cada lacuna só se decide com as duas vizinhas: cada uma, sozinha, prefere outra palavra."""
     known = [("a {} azul", "casa")] * 2 + [("a {} verde", "rua")] * 3 + [("o {} azul", "céu")] * 3
-    rows = {"given": [given.format(tasks.BLANK) for given, _ in known], "target": [word for _, word in known]}
+    rows = {"given": [given.format(text_tasks.BLANK) for given, _ in known], "target": [word for _, word in known]}
     train = toy_writing().train.from_dict(rows)
-    task, asked = tasks.Cloze("complete", (), train, None, None), train.from_dict({"given": [f"a {tasks.BLANK} azul"]})
+    task, asked = (
+        text_tasks.Cloze("complete", (), train, None, None),
+        train.from_dict({"given": [f"a {text_tasks.BLANK} azul"]}),
+    )
     model = baselines.Bigrams(baselines.TOKEN.findall(filled(row)) for row in train)
     assert max(["casa", "rua", "céu"], key=lambda word: model.log_p("a", word)) == "rua"
     assert max(["casa", "rua", "céu"], key=lambda word: model.log_p(word, "azul")) == "céu"
@@ -492,7 +557,7 @@ def test_the_general_text_asks_for_every_token_and_refuses_a_model_that_rewrites
     rows = {"input": [""], "target": ["casa do gato"]}
     [example] = task.encode(tokenizer, rows)
     ids = tokenizer("casa do gato", add_special_tokens=False)["input_ids"]
-    assert example["labels"] == [tasks.IGNORED, *ids, tokenizer.eos_token_id]
+    assert example["labels"] == [IGNORED, *ids, tokenizer.eos_token_id]
     with pytest.raises(ValueError, match="continua textos, como LLaMA"):
         task.encode(tokenizer, rows, seq2seq=True)
 

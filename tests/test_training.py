@@ -30,7 +30,8 @@ from toys import (
 )
 from transformers import DataCollatorWithPadding
 
-from ftcourse import files, lora, methods, models, modules, tasks, training
+from ftcourse import evaluation, files, lora, methods, models, modules, training
+from ftcourse.task import IGNORED
 
 TASK = toy_task()
 fast = settings(deadline=None, max_examples=100)
@@ -143,10 +144,10 @@ def test_each_epoch_has_its_order_and_a_batch_has_like_lengths():
 
 def test_predictions_keep_the_order_of_the_rows():
     model = toy_model().train()
-    together = training.predict(model, tokenizer(), TASK, TASK.test, batch_size=5)
+    together = evaluation.predict(model, tokenizer(), TASK, TASK.test, batch_size=5)
     assert model.training  # como estava
     model.eval()
-    alone = [training.predict(model, tokenizer(), TASK, TASK.test.select([i])) for i in range(len(TASK.test))]
+    alone = [evaluation.predict(model, tokenizer(), TASK, TASK.test.select([i])) for i in range(len(TASK.test))]
     torch.testing.assert_close(together, torch.cat(alone))
     assert len(set(map(len, TASK.test["text"]))) > 5 and together.shape == (len(TASK.test), 2)
 
@@ -154,8 +155,8 @@ def test_predictions_keep_the_order_of_the_rows():
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_evaluate_measures_the_split(split):
     model, rows = toy_model(), getattr(TASK, split)
-    answers = training.predict(model, tokenizer(), TASK, rows).argmax(-1).numpy()
-    measured = training.evaluate(model, tokenizer(), TASK, split)
+    answers = evaluation.predict(model, tokenizer(), TASK, rows).argmax(-1).numpy()
+    measured = evaluation.evaluate(model, tokenizer(), TASK, split)
     assert measured == TASK.metrics(answers, rows["label"]) and measured.keys() == {"accuracy", "mcc", "f1", "n"}
     assert measured["n"] == len(rows)
 
@@ -172,7 +173,7 @@ def write(model, tokenizer, steps=6, **options):
 
 def test_a_batch_is_the_one_of_transformers():
     examples = TASK.encode(tokenizer(), TASK.train.select(range(7)))
-    ours, theirs = training.collate(tokenizer(), examples), DataCollatorWithPadding(tokenizer())(examples)
+    ours, theirs = evaluation.collate(tokenizer(), examples), DataCollatorWithPadding(tokenizer())(examples)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -181,8 +182,8 @@ def test_a_batch_is_the_one_of_transformers():
 def test_a_batch_is_filled_up_to_the_longest_and_the_filling_is_never_asked(seq2seq, side):
     _, tokenizer = toy_writer(seq2seq)
     examples = WRITING.encode(tokenizer, WRITING.train.select(range(9)), seq2seq)
-    batch = training.collate(tokenizer, examples, side=side)
-    for name, fill in (("input_ids", tokenizer.pad_token_id), ("attention_mask", 0), ("labels", tasks.IGNORED)):
+    batch = evaluation.collate(tokenizer, examples, side=side)
+    for name, fill in (("input_ids", tokenizer.pad_token_id), ("attention_mask", 0), ("labels", IGNORED)):
         longest = max(len(example[name]) for example in examples)
         for example, row in zip(examples, batch[name].tolist(), strict=True):
             filling = [fill] * (longest - len(example[name]))
@@ -193,9 +194,9 @@ def test_a_batch_is_filled_up_to_the_longest_and_the_filling_is_never_asked(seq2
 @SEQ2SEQ
 def test_a_model_learns_to_write_and_the_measures_see_it(seq2seq):
     model, tokenizer = toy_writer(seq2seq)
-    before = training.evaluate(model, tokenizer, WRITING, "train", generation=True)
+    before = evaluation.evaluate(model, tokenizer, WRITING, "train", generation=True)
     history = write(model, tokenizer, steps=300, lr=1e-2, eval_every=150)
-    after = training.evaluate(model, tokenizer, WRITING, "train", generation=True)
+    after = evaluation.evaluate(model, tokenizer, WRITING, "train", generation=True)
     assert before["exact"] == 0 and after["exact"] > 0.3 and after["chrf"] > before["chrf"] + 20
     assert after["loss"] < before["loss"] / 3 and after["perplexity"] == pytest.approx(np.exp(after["loss"]))
     assert [e["step"] for e in history.evaluations] == [150, 300] and "exact" not in history.evaluations[0]
@@ -206,16 +207,16 @@ def test_a_model_learns_to_write_and_the_measures_see_it(seq2seq):
 def test_the_loss_of_each_answer_is_the_one_of_the_model_alone(seq2seq):
     model, tokenizer = toy_writer(seq2seq)
     model.train()
-    losses = training.token_losses(model, tokenizer, WRITING, WRITING.test, batch_size=5)
+    losses = evaluation.token_losses(model, tokenizer, WRITING, WRITING.test, batch_size=5)
     assert model.training
     model.eval()
     examples = WRITING.encode(tokenizer, WRITING.test, seq2seq)
     for example, loss in zip(examples, losses, strict=True):
-        assert len(loss) == sum(label != tasks.IGNORED for label in example["labels"])
+        assert len(loss) == sum(label != IGNORED for label in example["labels"])
         alone = model(**{name: torch.tensor([ids]) for name, ids in example.items()}).loss
         assert loss.mean().item() == pytest.approx(alone.item(), rel=1e-5)
     assert len({len(loss) for loss in losses}) > 1
-    measured = training.evaluate(model, tokenizer, WRITING)
+    measured = evaluation.evaluate(model, tokenizer, WRITING)
     assert measured["loss"] == pytest.approx(torch.cat(losses).mean().item())
     assert measured.keys() == {"loss", "perplexity", "bits", "n"}
 
@@ -238,7 +239,7 @@ def by_hand(model, tokenizer, prompt, seq2seq, most):
 def test_what_is_written_in_batches_is_what_is_written_one_token_at_a_time(seq2seq):
     model, tokenizer = toy_writer(seq2seq)
     shake(model)  # sem isso, a resposta seria quase a mesma para todos
-    answers = training.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6, batch_size=5)
+    answers = evaluation.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6, batch_size=5)
     prompts = WRITING.prompts(tokenizer, WRITING.test["input"], seq2seq)
     assert answers == [by_hand(model, tokenizer, prompt, seq2seq, 6) for prompt in prompts]
     assert len(set(map(len, prompts))) > 3 and len(set(answers)) > 3
@@ -253,10 +254,10 @@ def test_what_is_written_in_batches_is_what_is_written_one_token_at_a_time(seq2s
 def test_what_the_maker_of_a_model_advises_does_not_change_what_is_written(seq2seq, advice):
     model, tokenizer = toy_writer(seq2seq)
     shake(methods.apply(model, "prefix", num_virtual_tokens=3))
-    expected = training.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6)
+    expected = evaluation.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6)
     model.generation_config.update(**advice)
     before = model.generation_config.to_dict()
-    assert training.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6) == expected
+    assert evaluation.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6) == expected
     assert model.generation_config.to_dict() == before
 
 
@@ -267,9 +268,9 @@ def test_a_task_may_forbid_what_repeats(monkeypatch, seq2seq):
     letter, rows = tokenizer.convert_tokens_to_ids("a"), {"input": ["b"]}
     plain = model.forward
     monkeypatch.setattr(model, "forward", lambda **given: insist(plain(**given), letter))
-    (looping,) = training.generate(model, tokenizer, WRITING, rows, max_new_tokens=8)
+    (looping,) = evaluation.generate(model, tokenizer, WRITING, rows, max_new_tokens=8)
     monkeypatch.setattr(type(WRITING), "no_repeat", 2)
-    (free,) = training.generate(model, tokenizer, WRITING, rows, max_new_tokens=8)
+    (free,) = evaluation.generate(model, tokenizer, WRITING, rows, max_new_tokens=8)
     assert looping == 8 * "a" and free.startswith("aa") and "aaa" not in free
 
 
@@ -285,7 +286,7 @@ def test_it_stops_where_the_model_stops_reading(caplog):
         model.lm_head.weight[tokenizer.convert_tokens_to_ids("a")] += 5 * model.model.norm.weight
     model.generation_config.eos_token_id = None
     rows = {"input": ["a" * 40, "a"]}
-    long, short = training.generate(model, tokenizer, WRITING, rows, max_new_tokens=500)
+    long, short = evaluation.generate(model, tokenizer, WRITING, rows, max_new_tokens=500)
     assert len(tokenizer(rows["input"][0])["input_ids"]) + 1 + len(tokenizer(long)["input_ids"]) <= 64
     assert short and not caplog.records
 
@@ -682,7 +683,7 @@ def test_the_precision_is_that_of_the_profile_and_what_trains_stays_float32(prec
     assert seen == {getattr(torch, precision)} and low != full
     np.testing.assert_allclose(low, full, rtol=0.03)  # bfloat16 guarda 8 bits da fração; float16, 11
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert training.evaluate(model, tokenizer(), TASK)["n"] == len(TASK.test)
+    assert evaluation.evaluate(model, tokenizer(), TASK)["n"] == len(TASK.test)
 
 
 def test_in_float16_a_gradient_that_overflows_skips_the_step_and_the_training_goes_on(monkeypatch):

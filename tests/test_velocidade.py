@@ -316,7 +316,11 @@ def test_a_crowded_machine_is_noticed():
 def test_the_table_of_the_readme_is_the_measured_one():
     _, found, rest = README.read_text("utf-8").partition("<!-- tabela:velocidade -->")
     table, end, _ = rest.partition("<!-- fim -->")
-    assert found and end and table.strip() == velocidade.markdown(velocidade.essential(results.parsed(results.path("velocidade"))))
+    assert (
+        found
+        and end
+        and table.strip() == velocidade.markdown(velocidade.essential(results.parsed(results.path("velocidade"))))
+    )
 
 
 def test_what_is_published_compares_equal_things_with_enough_repeats():

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 import conftest  # noqa: F401 (os processos que se matam somam na ordem deste e, como ele, não falam com a rede)
-from ftcourse import methods, modules, tasks, training
+from ftcourse import methods, modules, tasks, text_tasks, training
 from ftcourse.files import DATA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +79,7 @@ def writer_tokenizer(seq2seq):
         scores = [(piece, -1.0 - (len(piece) == 1)) for piece in (*special, *sorted(pieces))]
         core = tokenizers.Tokenizer(tokenizers.models.Unigram(scores, unk_id=2))
         core.pre_tokenizer, core.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
-        core.add_special_tokens([tasks.BLANK, tasks.NEXT])
+        core.add_special_tokens([text_tasks.BLANK, text_tasks.NEXT])
     else:
         core = tokenizers.Tokenizer(tokenizers.models.BPE())
         core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -124,7 +124,7 @@ def toy_writing(n=64):
         halves = [" ".join(text.split()[: (len(text.split()) + 1) // 2]) for text in given]
         return datasets.Dataset.from_dict(table | {"target": halves})
 
-    return tasks.TextTask("escrita", (), rows(n, 0), rows(n // 2, 1), rows(n // 2, 2))
+    return text_tasks.TextTask("escrita", (), rows(n, 0), rows(n // 2, 1), rows(n // 2, 2))
 
 
 def toy_corpus(n, seed=0):

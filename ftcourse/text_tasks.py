@@ -1,0 +1,235 @@
+"""As tarefas de escrever, de um texto para outro: o pedido, a resposta e o que se mede em cada uma.
+
+task = tasks.load("corrija")            # as linhas de base destas, como as outras, estão em baselines
+task.train[0]                           # {"input": "corrija: …", "target": …, "given": …, "kind": …, "source": …}
+"""
+
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from difflib import SequenceMatcher
+
+import numpy as np
+import sacrebleu
+import torch
+
+from ftcourse.task import IGNORED, Task
+
+
+class TextTask(Task):
+    """Uma tarefa de escrever: de `input`, o pedido inteiro, para `target`. `given` é o texto que o pedido traz.
+
+    `labels` é vazio. O que muda de uma para outra é a linha que sai de um arquivo e o que se mede além do comum.
+    """
+
+    separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
+    opening = ""  # o que abre a resposta num codificador-decodificador
+    stop = ()  # que fichas, além da de fim, fecham a resposta
+    # Ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição. Em quem continua o pedido, valem também
+    # as dele.
+    no_repeat = 0
+
+    def prompts(self, tokenizer, texts, seq2seq=False):
+        """O que o modelo lê antes de escrever, em fichas: uma lista para cada pedido.
+
+        Num codificador-decodificador (seq2seq) o pedido termina na ficha de fim. Nos outros vem depois da de começo,
+        ou da de fim do texto anterior onde aquela não existe.
+
+        Levanta ValueError se um pedido não deixa lugar para a resposta.
+        """
+        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        limit, ids = tokenizer.model_max_length, tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        if seq2seq:
+            return [[*i[: limit - 1], tokenizer.eos_token_id] for i in ids["input_ids"]]
+        if (longest := 1 + max(map(len, ids["input_ids"]))) >= limit:
+            raise ValueError(
+                f"Um pedido de {self.name} tem {longest} fichas e o modelo lê {limit}, resposta incluída: encurte-o."
+            )
+        return [[start, *i] for i in ids["input_ids"]]
+
+    def encode(self, tokenizer, rows, seq2seq=False):
+        """As linhas em fichas: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}.
+
+        Os rótulos são as fichas da resposta e a de fim. Em fila com o pedido (sem seq2seq), as do pedido levam IGNORED:
+        a perda é só da resposta. O que passa do tamanho do modelo é cortado.
+        """
+        limit, end = tokenizer.model_max_length, tokenizer.eos_token_id
+        prompts = self.prompts(tokenizer, rows["input"], seq2seq)
+        targets = [(self.opening if seq2seq else self.separator) + target for target in rows["target"]]
+        answers = [[*i, end] for i in tokenizer(targets, add_special_tokens=False, verbose=False)["input_ids"]]
+        examples = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            ids = prompt if seq2seq else (prompt + answer)[:limit]
+            labels = answer[:limit] if seq2seq else ([IGNORED] * len(prompt) + answer)[:limit]
+            examples.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+        return examples
+
+    def metrics(self, predictions, rows):
+        """Respostas iguais à esperada, de 0 a 1, chrF (Popović, 2015; de 0 a 100) e o número de exemplos."""
+        same = [prediction == target for prediction, target in zip(predictions, rows["target"], strict=True)]
+        chrf = sacrebleu.corpus_chrf(list(predictions), [list(rows["target"])]).score
+        return {"exact": float(np.mean(same)), "chrf": chrf, "n": len(same)}
+
+    def loss_metrics(self, losses, tokenizer, rows):
+        """O que se tira da perda de cada ficha da resposta: média em nats, perplexidade, bits por caractere.
+
+        losses: uma lista de (fichas,), como a de `training.token_losses`.
+        """
+        total, tokens = sum(loss.sum().item() for loss in losses), sum(map(len, losses))
+        characters = sum(map(len, rows["target"]))
+        mean = total / tokens
+        return {"loss": mean, "perplexity": math.exp(mean), "bits": total / math.log(2) / characters, "n": len(losses)}
+
+
+BLANK, NEXT = "<extra_id_0>", "<extra_id_1>"  # as primeiras sentinelas de T5, que marcam no pré-treino o que falta
+PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\nObjeto: {objeto}\nHabilidade:"
+
+
+class Skill(TextTask):
+    """Escrever uma habilidade da BNCC a partir de componente, ano e objeto de conhecimento."""
+
+    no_repeat = 4  # sempre na ficha mais provável, um modelo pequeno entra em laço e não sai
+
+    @staticmethod
+    def row(row):
+        return {"input": PROMPT.format(**row), "target": row["text"], "given": row["objeto"]}
+
+
+class Correction(TextTask):
+    """Escrever sem a falha a frase que talvez tenha uma. `kind` é o tipo da falha, None na frase certa."""
+
+    @staticmethod
+    def row(row):
+        given, target = composed(row["text"]), composed(row["original"] or row["text"])
+        fields = {"kind": row["kind"], "source": row["source"]}
+        return {"input": f"corrija: {given}", "target": target, "given": given, **fields}
+
+    def metrics(self, predictions, rows):
+        """E, de 0 a 1: falhas mendadas, frases certas deixadas como estavam, falhas mendadas de cada tipo."""
+        right = defaultdict(list)
+        for kind, prediction, target in zip(rows["kind"], predictions, rows["target"], strict=True):
+            for group in (f"mended_{kind}", "mended") if kind else ("kept",):
+                right[group].append(prediction == target)
+        return super().metrics(predictions, rows) | {group: float(np.mean(right[group])) for group in sorted(right)}
+
+    def loss_metrics(self, losses, tokenizer, rows):
+        """E a perda média só nas fichas em que copiar erraria."""
+        changed = [loss[mask[: len(loss)]] for loss, mask in zip(losses, self.changed(tokenizer, rows))]
+        return super().loss_metrics(losses, tokenizer, rows) | {"loss_changed": torch.cat(changed).mean().item()}
+
+    def changed(self, tokenizer, rows):
+        """Em que fichas da resposta copiar o que foi dado erraria: uma lista de (fichas,), a de fim incluída."""
+        columns = [[self.separator + text for text in rows[column]] for column in ("given", "target")]
+        given, target = (tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in columns)
+        masks = []
+        for old, new in zip(given, target, strict=True):
+            masks.append(torch.zeros(len(new) + 1, dtype=torch.bool))
+            for tag, _, _, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+                if tag != "equal":
+                    masks[-1][first : max(last, first + 1)] = True  # onde algo some, quem copia erra na ficha seguinte
+        return masks
+
+
+class Accents(TextTask):
+    """Devolver os acentos e as cedilhas de uma frase que os perdeu."""
+
+    @staticmethod
+    def row(row):
+        target = composed(row["original"] or row["text"])
+        given = without_accents(target)
+        return {"input": f"acentue: {given}", "target": target, "given": given, "source": row["source"]}
+
+    def metrics(self, predictions, rows):
+        """E, de 0 a 1: palavras com acento que saíram certas, palavras sem acento que saíram outras."""
+        right = {True: [], False: []}  # se a palavra esperada tem acento
+        for prediction, target in zip(predictions, rows["target"], strict=True):
+            expected, got = words(target), words(prediction)
+            plain = [[without_accents(word) for word in found] for found in (got, expected)]
+            same = np.zeros(len(expected), bool)
+            for i, j, size in SequenceMatcher(None, *plain, autojunk=False).get_matching_blocks():
+                same[j : j + size] = [a == b for a, b in zip(got[i : i + size], expected[j : j + size])]
+            for word, bare, ok in zip(expected, plain[1], same):
+                right[word != bare].append(ok)
+        accented = {"accented": float(np.mean(right[True])), "spoilt": 1 - float(np.mean(right[False]))}
+        return super().metrics(predictions, rows) | accented
+
+
+class Cloze(TextTask):
+    """Escrever a palavra que falta: a da frase certa no lugar em que `aceitabilidade` fez a falha, de tipo `kind`.
+
+    Como no pré-treino de T5, a resposta começa pela sentinela da lacuna e acaba onde viria a da seguinte.
+    """
+
+    opening, stop = f"{BLANK} ", (NEXT,)
+
+    @staticmethod
+    def row(row):
+        if not (word := row["original"] and changed_word(row)):
+            return None
+        sentence = composed(row["original"])
+        given = f"{sentence[: word.start()]}{BLANK}{sentence[word.end() :]}"
+        fields = {"kind": row["kind"], "source": row["source"]}
+        return {"input": f"complete: {given}", "target": word[0], "given": given, **fields}
+
+    def prompts(self, tokenizer, texts, seq2seq=False):
+        if not (seq2seq and {BLANK, NEXT} <= tokenizer.get_vocab().keys()):
+            raise ValueError(
+                f"A tarefa {self.name} mostra a lacuna com a ficha {BLANK}, que este modelo não tem: use um T5."
+            )
+        return super().prompts(tokenizer, texts, seq2seq)
+
+    def metrics(self, predictions, rows):
+        """Respostas iguais à esperada, de 0 a 1, no todo e em cada tipo, e o número de exemplos."""
+        right = defaultdict(list)
+        for kind, prediction, target in zip(rows["kind"], predictions, rows["target"], strict=True):
+            for group in ("exact", f"filled_{kind}"):
+                right[group].append(prediction == target)
+        return {group: float(np.mean(right[group])) for group in sorted(right)} | {"n": len(predictions)}
+
+
+def changed_word(row):
+    """A palavra em que a frase certa difere da que tem a falha, como um re.Match; None se não é uma só."""
+    faulty, right = (list(re.finditer(r"\w+", composed(row[column]))) for column in ("text", "original"))
+    changed = [new for old, new in zip(faulty, right) if old[0] != new[0]]
+    return changed[0] if len(faulty) == len(right) and len(changed) == 1 else None
+
+
+class Paragraphs(TextTask):
+    """Parágrafos que nenhum pré-treino do curso viu: mede-se neles o que um ajuste fez esquecer."""
+
+    separator = ""
+
+    @staticmethod
+    def row(row):
+        return {"input": "", "target": row["paragraph"], "given": "", "source": row["source"]}
+
+    def encode(self, tokenizer, rows, seq2seq=False):
+        if seq2seq:
+            raise ValueError(
+                "Só um modelo que continua textos, como LLaMA, dá a perda de um parágrafo; este o reescreve."
+            )
+        return super().encode(tokenizer, rows)
+
+
+WRITTEN = {  # o que se escreve: de que pasta vêm as linhas, e a classe que faz de cada uma um pedido e uma resposta
+    "habilidade_bncc": ("habilidade_bncc", Skill),
+    "corrija": ("aceitabilidade", Correction),
+    "acentue": ("aceitabilidade", Accents),
+    "complete": ("aceitabilidade", Cloze),
+}
+
+
+def words(text):
+    """As palavras de um texto, na ordem, sem a pontuação."""
+    return re.findall(r"\w+", text)
+
+
+def composed(text):
+    """O texto com cada letra acentuada num caractere só: umas poucas frases publicadas a têm em dois."""
+    return unicodedata.normalize("NFC", text)
+
+
+def without_accents(text):
+    """O texto sem acentos nem cedilhas."""
+    return composed("".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c)))
