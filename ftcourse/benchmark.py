@@ -223,7 +223,7 @@ def take_in(folder: Path) -> None:
     for path in sorted(folder.glob("*.jsonl")):
         if (task := path.stem) not in experiments.FAMILY:
             continue
-        done, what = {results.key(r) for r in results.read(task)}, Counter()
+        done, what = {results.key(r) for r in results.current(task)}, Counter()
         given = results.parsed(path)
         valid = list(map(id, results.current(task, given)))
         for row in given:

@@ -129,7 +129,7 @@ def precision():
 
 
 def digest(family: str) -> str:
-    """O resumo do modelo embutido de uma família, em 12 dígitos: pesos, configuração e vocabulário. O cartão não conta."""
+    """O resumo do modelo embutido de uma família, em 12 dígitos: pesos, configuração e vocabulário, sem o cartão."""
     folder = DATA / "modelos" / FAMILIES[choose("a família", family, FAMILIES)].folder
     published = (folder / "sha256sums.txt").read_text(encoding="utf-8").splitlines()
     counted = sorted(line for line in published if line.endswith((".safetensors", "config.json", "tokenizer.json")))

@@ -37,15 +37,12 @@ def path(task: str) -> Path:
 
 
 def read(task: str) -> list[dict]:
-    """As linhas gravadas, um dicionário por linha; a repetida entra uma vez só."""
-    known: dict[str, dict] = {}
-    for row in parsed(path(task)) if path(task).exists() else ():
-        known.setdefault(key(row), row)
-    return list(known.values())
+    """As linhas gravadas de uma tarefa; nenhuma, se ainda não há arquivo."""
+    return parsed(path(task)) if path(task).exists() else []
 
 
 def parsed(file: Path) -> list[dict]:
-    """As linhas inteiras de um arquivo; as que uma interrupção cortou não entram."""
+    """As linhas inteiras de um arquivo, um dicionário por linha; as que uma interrupção cortou não entram."""
     rows = []
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         with suppress(ValueError):
@@ -58,6 +55,7 @@ def key(row: dict) -> str:
     return json.dumps([row.get(name) for name in JOB], sort_keys=True)
 
 
+@functools.cache
 def origins(task: str) -> dict[str, dict]:
     """De onde parte hoje cada experiência: {variante: {"data": resumo, "model": resumo}}; sem modelo, None."""
     data, model = tasks.load(task).digest(), models.digest(experiments.FAMILY[task])
@@ -66,10 +64,12 @@ def origins(task: str) -> dict[str, dict]:
 
 
 def current(task: str, rows: list[dict] | None = None) -> list[dict]:
-    """As linhas que valem, das gravadas ou de `rows`: as medidas nos dados e nos pesos de hoje."""
-    rows = read(task) if rows is None else rows
-    today = origins(task)
-    return [r for r in rows if (known := today.get(r.get("variant"))) and known.items() <= r.items()]
+    """As linhas que valem, das gravadas ou de `rows`: as medidas nos dados e nos pesos de hoje. A repetida, uma vez."""
+    today, found = origins(task), {}
+    for row in read(task) if rows is None else rows:
+        if (known := today.get(row.get("variant"))) and known.items() <= row.items():
+            found.setdefault(key(row), row)
+    return list(found.values())
 
 
 def evaluated(task: tasks.Task, split: str) -> datasets.Dataset:

@@ -54,14 +54,19 @@ def answers(known, share, seed=0):
 
 
 def test_a_torn_line_is_ignored_wherever_it_is_and_a_repeated_one_counts_once(written):
-    assert results.read(TASK) == []
+    assert results.current(TASK) == []
     whole = json.dumps(row(seed=2))
     for torn in ("", whole[: len(whole) // 2], "3", whole[: len(whole) // 2] + "\n" + json.dumps(row())):
         written(row(), row(seed=1), torn=torn)
-        assert results.read(TASK) == [row(), row(seed=1)]
+        assert results.current(TASK) == [row(), row(seed=1)]
     path = written(row())
     path.write_text(whole[:40] + "\n" + whole + "\n", "utf-8")
-    assert results.read(TASK) == [row(seed=2)]
+    assert results.current(TASK) == [row(seed=2)]
+
+
+def test_a_stale_row_does_not_hide_the_one_that_ran_in_its_place(written):
+    written(row() | {"model": "outros"}, row())
+    assert results.current(TASK) == [row()]
 
 
 @pytest.mark.parametrize("change", [{"model": "outros"}, {"data": "outros"}, {"model": None}, {"variant": "outra"}])
