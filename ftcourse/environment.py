@@ -59,7 +59,7 @@ def report():
     from importlib.metadata import PackageNotFoundError
 
     from ftcourse import __version__
-    from ftcourse.files import DATA, check
+    from ftcourse.files import DATA, check_sums
 
     lines, problems = ["{:<13}{}".format("ftcourse", __version__)], []
     try:
@@ -68,7 +68,7 @@ def report():
         problems += ["falta instalar {}: rode make aula de novo.".format(error.name)]
     for folder in sorted(DATA.glob("modelos/*-pt")):  # ao lado pode haver um treino em andamento, mini-bert-pt.treino
         try:
-            check(folder)
+            check_sums(folder)
             lines += ["{:<13}{}".format("modelo", folder.name + ", conferido")]
         except OSError as error:
             problems += [str(error)]

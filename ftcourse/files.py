@@ -60,7 +60,7 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check(folder):
+def check_sums(folder):
     """Confere todos os arquivos de uma pasta com o sha256 publicado nela, em `sha256sums.txt`.
 
     Levanta FileNotFoundError se falta algum e OSError se algum foi truncado ou alterado.

@@ -21,8 +21,8 @@ import huggingface_hub
 import torch
 from huggingface_hub import constants, errors
 
-from ftcourse.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, check_family, only_pickle, weights
 from ftcourse.files import WAY_OUT, sha256
+from ftcourse.model_folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, check_family, only_pickle, weights
 
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 OTHERS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",

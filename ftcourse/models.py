@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from ftcourse import checkpoint, hub
-from ftcourse.files import DATA, check, choose
+from ftcourse import hub, model_folder
+from ftcourse.files import DATA, check_sums, choose
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
     auto = getattr(transformers, chosen.task_class if classifies else chosen.pretraining_class)
     labels = {"id2label": dict(enumerate(task.labels)), "problem_type": None} if classifies else {}
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
-    with torch.random.fork_rng(), checkpoint.quiet():
+    with torch.random.fork_rng(), model_folder.quiet():
         torch.manual_seed(seed)
         if pretrained:
             model, info = auto.from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
                 output_loading_info=True, trust_remote_code=False,
             )  # fmt: skip
-            checkpoint.check_weights(model, info, folder)
+            model_folder.check_weights(model, info, folder)
         else:
             model = auto.from_config(config, dtype=torch.float32)
-    tokenizer = checkpoint.load_tokenizer(folder, model.config)
+    tokenizer = model_folder.load_tokenizer(folder, model.config)
     model.profile = settings
     if settings.precision != "float32":  # só há outra onde há GPU
         model = model.to("cuda")
@@ -102,7 +102,7 @@ def locate(family, profile):
     """(Profile, pasta): de onde vêm os pesos de uma família num perfil, ou na pasta ou no nome do Hub que se deu."""
     if profile == "embutido":
         folder = DATA / "modelos" / FAMILIES[family].folder
-        check(folder)
+        check_sums(folder)
         return PROFILES[profile], folder
     folder = Path(str(profile)).expanduser()
     if profile in [*PROFILES]:
@@ -116,7 +116,7 @@ def locate(family, profile):
             f"Não conheço o perfil {profile!r}, e aqui não há uma pasta com esse nome. Os perfis são "
             f"{', '.join(map(repr, PROFILES))}; um modelo do Hub se escreve 'org/nome' ou 'org/nome@revisão'."
         )
-    checkpoint.check(folder, family)
+    model_folder.check_folder(folder, family)
     return replace(settings, precision=precision()), folder
 
 

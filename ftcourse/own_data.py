@@ -47,7 +47,7 @@ def is_source(name):
     )
 
 
-def load(source, text="text", label="label", *, seed=0, encoding="utf-8"):
+def read_source(source, text="text", label="label", *, seed=0, encoding="utf-8"):
     """(nome, rótulos, {divisão: datasets.Dataset}) de um arquivo, de uma pasta ou de um conjunto do Hub.
 
     text, label: os nomes das colunas. A validação e o teste que não vierem saem do treino, 15 % das linhas de cada

@@ -152,7 +152,7 @@ def test_the_report_checks_the_models_and_skips_one_still_in_training(copy):
 def test_every_published_file_has_its_digest(folder):
     listed = [line.split("  ")[1] for line in (folder / "sha256sums.txt").read_text("utf-8").splitlines()]
     assert sorted([*listed, "sha256sums.txt"]) == sorted(path.name for path in folder.iterdir())
-    files.check(folder)
+    files.check_sums(folder)
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)

@@ -1,8 +1,8 @@
 """A pasta de um modelo: o que tem de haver nela, e o que conferir do que transformers leu.
 
-    checkpoint.check(folder, "bert")                            # antes de ler os pesos
-    checkpoint.check_weights(model, info, folder)               # depois: o que falta, o que sobra, se são números
-    tokenizer = checkpoint.load_tokenizer(folder, model.config)
+    model_folder.check_folder(folder, "bert")                     # antes de ler os pesos
+    model_folder.check_weights(model, info, folder)               # depois: o que falta, o que sobra, se são números
+    tokenizer = model_folder.load_tokenizer(folder, model.config)
 
 transformers carrega sem queixa um arquivo a que faltam pesos, uma cabeça de outra tarefa e valores que não são números.
 """
@@ -22,7 +22,7 @@ TOKENIZER = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model", "
 LAYER = re.compile(r".*?\.\d+(?=\.)")  # "bert.encoder.layer.3", de um peso que está nela
 
 
-def check(folder, family):
+def check_folder(folder, family):
     """Confere, antes de ler os pesos, que uma pasta tem um modelo da família, inteiro, em safetensors, e o vocabulário.
 
     Levanta FileNotFoundError se falta um arquivo, OSError se algum está cortado e ValueError se é de outra família ou
