@@ -59,6 +59,7 @@ def report():
     from importlib.metadata import PackageNotFoundError
 
     from ftcourse import __version__
+    from ftcourse.console import writable
     from ftcourse.files import DATA, check_sums
 
     lines, problems = ["{:<13}{}".format("ftcourse", __version__)], []
@@ -72,7 +73,15 @@ def report():
             lines += ["{:<13}{}".format("modelo", folder.name + ", conferido")]
         except OSError as error:
             problems += [str(error)]
-    return "\n".join([*lines, "VEREDITO: " + (" ".join(problems) or "tudo pronto, o curso roda aqui.")])
+    if os.environ.get("FTCOURSE_PERFIL") and not problems:
+        from ftcourse import models
+
+        try:
+            lines += ["{:<13}{}, de FTCOURSE_PERFIL".format("perfil", models.known_profile())]
+        except ValueError as error:
+            problems += [str(error)]
+    verdict = "VEREDITO: " + (" ".join(problems) or "tudo pronto, o curso roda aqui.")
+    return writable("\n".join([*lines, verdict]))
 
 
 def commit():

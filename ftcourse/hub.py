@@ -22,6 +22,7 @@ import huggingface_hub
 import torch
 from huggingface_hub import constants, errors
 
+from ftcourse.console import say
 from ftcourse.files import WAY_OUT, sha256
 from ftcourse.model_folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, check_family, only_pickle, weights
 
@@ -55,7 +56,7 @@ def fetch(name: str, family: str) -> Path:
     except ConnectionError as error:
         if not held:
             raise
-        print(f"{error} Enquanto isso, {name} é a cópia do cache, do commit {held.name[:7]}.")
+        say(f"{error} Enquanto isso, {name} é a cópia do cache, do commit {held.name[:7]}.")
         return verify(held)
     api = huggingface_hub.HfApi(endpoint=constants.ENDPOINT)
     with explained(name):
@@ -64,7 +65,7 @@ def fetch(name: str, family: str) -> Path:
     config = check_family(config, family)
     files, sizes = wanted(api, info), {file.rfilename: file.size for file in info.siblings}
     if not held or held.name != info.sha:
-        print(plan(name, info, sum(sizes[file] for file in files), config))
+        say(plan(name, info, sum(sizes[file] for file in files), config))
     with explained(name):
         for file in files:  # os pesos por último: se eles estão no cache, o resto está
             path = download(api, info, file)

@@ -318,7 +318,7 @@ def test_a_sentencepiece_vocabulary_asks_for_its_library(folder, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    words = r"o perfil '.*nada', e aqui não há uma pasta com esse nome.*'embutido', 'colab', 'gpu'.*'org/nome@revisão'"
+    words = r"o perfil '.*nada'\. Existe: 'embutido', 'colab', 'gpu'.*não há uma pasta com esse.*'org/nome@revisão'"
     refused(ValueError, words, "bert", profile=str(tmp_path / "nada"))
 
 
@@ -482,9 +482,7 @@ def linked_outside(cache, away, content=b"nada disto se apaga"):
     return link
 
 
-@pytest.mark.parametrize(
-    "away", ["model.safetensors", "0" * 64, "a" * 40], ids=["um nome", "sha256", "resumo de git"]
-)
+@pytest.mark.parametrize("away", ["model.safetensors", "0" * 64, "a" * 40], ids=["um nome", "sha256", "resumo de git"])
 @pytest.mark.parametrize("online", [True, False], ids=["com rede", "só o cache"])
 def test_a_link_that_leads_out_of_the_cache_is_cut_and_its_target_stays(fake, tmp_path, away, online):
     models.load("bert", profile=NAME)

@@ -91,8 +91,25 @@ def test_unknown_names_are_told_with_those_that_exist(arguments, words):
 
 def test_an_unknown_profile_in_the_environment(monkeypatch):
     monkeypatch.setenv("FTCOURSE_PERFIL", "nuvem")
-    with pytest.raises(ValueError, match=r"o perfil 'nuvem'.*'embutido'"):
+    with pytest.raises(ValueError, match=r"o perfil 'nuvem'.*'embutido'.*variável de ambiente FTCOURSE_PERFIL"):
         models.load("bert")
+    with pytest.raises(ValueError, match="o perfil 'outro'") as caught:
+        models.load("bert", profile="outro")
+    assert "FTCOURSE_PERFIL" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "profile, words",
+    [
+        ("colabe", r"VEREDITO: .*o perfil 'colabe'.*quis dizer 'colab'\?.*FTCOURSE_PERFIL: corrija-a ou apague-a"),
+        ("colab", r"perfil +colab, de FTCOURSE_PERFIL\nVEREDITO: tudo pronto"),
+        ("org/nome@v1", r"perfil +org/nome@v1, de FTCOURSE_PERFIL\nVEREDITO: tudo pronto"),
+        ("", r"\nVEREDITO: tudo pronto"),
+    ],
+)
+def test_the_report_knows_the_profile_of_the_environment(monkeypatch, profile, words):
+    monkeypatch.setenv("FTCOURSE_PERFIL", profile)
+    assert re.search(words, environment.report())
 
 
 def flip(path):
