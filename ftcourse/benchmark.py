@@ -54,12 +54,17 @@ def run(job: dict) -> dict:
     return {
         **job,
         "metrics": {s: {k: round(v, 4) for k, v in m.items()} for s, m in metrics.items()},
-        "train_loss": [round(float(part.mean()), 4) for part in np.array_split(history.loss, 10)] if history else None,
+        "train_loss": history and tenths(history.loss),
         "seconds": round(time.perf_counter() - started),
         "predictions": "".join(map(str, answers)) if task.labels else answers,
         **results.origins(task.name)[experiment.variant],
         "environment": environment.describe(),
     }
+
+
+def tenths(losses: list[float]) -> list[float]:
+    """A perda média em cada décimo de um treino: a curva dele, em dez números ou menos."""
+    return [round(float(part.mean()), 4) for part in np.array_split(losses, min(10, len(losses)))]
 
 
 def trained(task: tasks.Task, experiment: Experiment, job: dict):

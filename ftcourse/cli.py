@@ -10,10 +10,11 @@ import ast
 import sys
 from pathlib import Path
 
+from ftcourse.console import never_raise, say
 from ftcourse.files import PACKAGE, atomic_write
 
 
-def student(folder):
+def student(folder: Path) -> None:
     """Copia os cadernos do clone que ainda não estão em `folder`. Levanta FileNotFoundError fora de um clone."""
     source = PACKAGE.parent / "notebooks"
     notebooks = sorted(source.glob("*.ipynb"))
@@ -27,10 +28,10 @@ def student(folder):
         with atomic_write(folder / notebook.name) as file:  # um caderno pela metade nunca mais seria copiado
             file.write(notebook.read_bytes())
     kept = len(notebooks) - len(new)
-    print(f"Cadernos copiados para {folder}: {len(new)}. Já estavam lá e ficaram como estão: {kept}.")
+    say(f"Cadernos copiados para {folder}: {len(new)}. Já estavam lá e ficaram como estão: {kept}.")
 
 
-def answer(text):
+def answer(text: str) -> object:
     """O valor que o texto representa em Python, como número, lista ou tupla; senão, o próprio texto."""
     try:
         return ast.literal_eval(text)
@@ -38,7 +39,8 @@ def answer(text):
         return text
 
 
-def main():
+def main() -> None:
+    never_raise()
     parser = argparse.ArgumentParser(
         "ftcourse", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

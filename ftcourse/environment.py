@@ -59,7 +59,8 @@ def report():
     from importlib.metadata import PackageNotFoundError
 
     from ftcourse import __version__
-    from ftcourse.files import DATA, check
+    from ftcourse.console import writable
+    from ftcourse.files import DATA, check_sums
 
     lines, problems = ["{:<13}{}".format("ftcourse", __version__)], []
     try:
@@ -68,11 +69,19 @@ def report():
         problems += ["falta instalar {}: rode make aula de novo.".format(error.name)]
     for folder in sorted(DATA.glob("modelos/*-pt")):  # ao lado pode haver um treino em andamento, mini-bert-pt.treino
         try:
-            check(folder)
+            check_sums(folder)
             lines += ["{:<13}{}".format("modelo", folder.name + ", conferido")]
         except OSError as error:
             problems += [str(error)]
-    return "\n".join([*lines, "VEREDITO: " + (" ".join(problems) or "tudo pronto, o curso roda aqui.")])
+    if os.environ.get("FTCOURSE_PERFIL") and not problems:
+        from ftcourse import models
+
+        try:
+            lines += ["{:<13}{}, de FTCOURSE_PERFIL".format("perfil", models.known_profile())]
+        except ValueError as error:
+            problems += [str(error)]
+    verdict = "VEREDITO: " + (" ".join(problems) or "tudo pronto, o curso roda aqui.")
+    return writable("\n".join([*lines, verdict]))
 
 
 def code():

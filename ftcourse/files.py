@@ -5,11 +5,15 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 PACKAGE = Path(__file__).parent
 DATA = next(p for p in (PACKAGE.parent / "data", PACKAGE / "data") if (p / "modelos").is_dir())  # no clone, na wheel
+
+Name = TypeVar("Name")
 
 WAY_OUT = {
     errno.ENOSPC: "o disco está cheio. Libere espaço ou escolha uma pasta em outro disco",
@@ -23,7 +27,7 @@ WAY_OUT = {
 
 
 @contextmanager
-def atomic_write(path):
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Abre um arquivo binário provisório e, só depois de tudo gravado, o põe no lugar de `path`.
 
     Quem ler `path` a qualquer momento, mesmo depois de uma queda de energia, encontra a versão antiga inteira ou a
@@ -48,19 +52,19 @@ def atomic_write(path):
             pass
 
 
-def write_jsonl(path, rows):
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Grava dicionários em JSON Lines, um por linha, o arquivo inteiro ou nada."""
     with atomic_write(path) as file:
         file.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
 
 
-def sha256(path):
+def sha256(path: str | Path) -> str:
     """O resumo sha256 de um arquivo, em hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check(folder):
+def check_sums(folder: Path) -> None:
     """Confere todos os arquivos de uma pasta com o sha256 publicado nela, em `sha256sums.txt`.
 
     Levanta FileNotFoundError se falta algum e OSError se algum foi truncado ou alterado.
@@ -79,7 +83,7 @@ def check(folder):
             raise OSError(f"{folder / name} está diferente do publicado: foi cortado ou alterado. {restore}.")
 
 
-def choose(what, given, known):
+def choose(what: str, given: Name, known: Iterable[Name]) -> Name:
     """Devolve `given` se estiver entre os nomes conhecidos; senão, ValueError com o que existe e o mais parecido."""
     if given in [*known]:  # também o que não serve de chave, como uma lista, merece a resposta abaixo
         return given

@@ -13,6 +13,7 @@ import shutil
 import socket
 import threading
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,8 +22,9 @@ import huggingface_hub
 import torch
 from huggingface_hub import constants, errors
 
-from ftcourse.checkpoint import CONFIG, INDEX, TOKENIZER, WEIGHTS, check_family, only_pickle, weights
+from ftcourse.console import say
 from ftcourse.files import WAY_OUT, sha256
+from ftcourse.model_folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, check_family, only_pickle, weights
 
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 OTHERS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -34,7 +36,7 @@ SPEED = 10e6  # bytes por segundo de uma rede comum, para dizer quantos minutos
 EMBEDDED = 'o modelo do curso, sem profile ou com profile="embutido"'
 
 
-def fetch(name, family):
+def fetch(name: str, family: str) -> Path:
     """A pasta do cache com o modelo "org/nome" ou "org/nome@revisão" do Hub, trazido e conferido.
 
     Antes dos pesos, confere a família, o disco e a memória, e imprime o tamanho e o tempo. Uma revisão fixa que já está
@@ -54,7 +56,7 @@ def fetch(name, family):
     except ConnectionError as error:
         if not held:
             raise
-        print(f"{error} Enquanto isso, {name} é a cópia do cache, do commit {held.name[:7]}.")
+        say(f"{error} Enquanto isso, {name} é a cópia do cache, do commit {held.name[:7]}.")
         return verify(held)
     api = huggingface_hub.HfApi(endpoint=constants.ENDPOINT)
     with explained(name):
@@ -63,7 +65,7 @@ def fetch(name, family):
     config = check_family(config, family)
     files, sizes = wanted(api, info), {file.rfilename: file.size for file in info.siblings}
     if not held or held.name != info.sha:
-        print(plan(name, info, sum(sizes[file] for file in files), config))
+        say(plan(name, info, sum(sizes[file] for file in files), config))
     with explained(name):
         for file in files:  # os pesos por último: se eles estão no cache, o resto está
             path = download(api, info, file)
@@ -72,12 +74,14 @@ def fetch(name, family):
     )
 
 
-def download(api, info, file, revision=None):
+def download(
+    api: huggingface_hub.HfApi, info: huggingface_hub.ModelInfo, file: str, revision: str | None = None
+) -> Path:
     """O caminho, no cache, de um arquivo do Hub; o que já está lá não é trazido de novo."""
     return Path(api.hf_hub_download(info.id, file, revision=revision or info.sha, etag_timeout=2 * PATIENCE))
 
 
-def cached(repo, revision):
+def cached(repo: str, revision: str | None) -> Path | None:
     """A pasta do cache em que um modelo está inteiro, ou None."""
     path = huggingface_hub.try_to_load_from_cache(repo, CONFIG, constants.HF_HUB_CACHE, revision)
     if not isinstance(path, str):
@@ -89,7 +93,7 @@ def cached(repo, revision):
     return None
 
 
-def reach(instead=""):
+def reach(instead: str = "") -> None:
     """Levanta ConnectionError se o Hub não atende em segundos. Atrás de um *proxy* não há como perguntar antes."""
     address, proxies = urlsplit(constants.ENDPOINT), urllib.request.getproxies()
     if {address.scheme, "all"} & proxies.keys() and not urllib.request.proxy_bypass(address.hostname):
@@ -107,7 +111,7 @@ def reach(instead=""):
         raise ConnectionError(f"{constants.ENDPOINT} não responde. Confira a rede{instead}.")
 
 
-def wanted(api, info):
+def wanted(api: huggingface_hub.HfApi, info: huggingface_hub.ModelInfo) -> list[str]:
     """Os arquivos a trazer, os pesos por último. Levanta OSError, com a saída, se não há pesos em safetensors."""
     names = {file.rfilename for file in info.siblings}
     parts = [WEIGHTS] if WEIGHTS in names else [INDEX, *sorted(filter(SHARD.fullmatch, names))]
@@ -116,7 +120,7 @@ def wanted(api, info):
     return [name for name in (CONFIG, *OTHERS, *TOKENIZER) if name in names] + parts
 
 
-def conversion(api, repo):
+def conversion(api: huggingface_hub.HfApi, repo: str) -> str | None:
     """A revisão em que o robô do Hub pôs os mesmos pesos em safetensors, ou None."""
     with suppress(Exception):  # só ajuda a dar a saída: se a pergunta falhar, a recusa é a mesma
         for one in api.get_repo_discussions(repo, discussion_type="pull_request"):
@@ -125,7 +129,7 @@ def conversion(api, repo):
     return None
 
 
-def plan(name, info, size, config):
+def plan(name: str, info: huggingface_hub.ModelInfo, size: float, config: dict) -> str:
     """O que será baixado e quanto isso pede, numa frase. Levanta OSError ou MemoryError se não cabe."""
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"), torch.float32)
     count = info.safetensors.total if info.safetensors else size / stored.itemsize
@@ -150,7 +154,7 @@ def plan(name, info, size, config):
     )
 
 
-def memory():
+def memory() -> tuple[float, str]:
     """(bytes, onde): a memória da GPU ou, sem GPU, a da máquina; infinita se o sistema não a diz."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory, "a GPU"
@@ -159,34 +163,47 @@ def memory():
     return float("inf"), "a máquina"
 
 
-def existing(folder):
+def existing(folder: str | Path) -> Path:
     """A própria pasta, ou a primeira acima dela que existe."""
     return next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
 
 
-def gigabytes(size):
+def gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB".replace(".", ",")
 
 
-def verify(folder, published=None):
+def verify(folder: Path, published: dict[str, str] | None = None) -> Path:
     """Compara cada arquivo de uma pasta do cache com o seu resumo e devolve a pasta. published: {nome: resumo}.
 
-    Sem `published`, o resumo é o nome que o arquivo tem no cache. O que não confere é apagado dali, e OSError o diz.
+    Sem `published`, o resumo é o nome que o arquivo tem no cache. O que não confere é apagado dali, e OSError o diz; de
+    um atalho que leva para fora do cache só o atalho se apaga.
     """
+    root = Path(os.path.realpath(constants.HF_HUB_CACHE), folder.parent.parent.name)
+    home = root / "snapshots" / folder.name
+    in_cache = Path(os.path.realpath(folder)) == home  # a própria pasta pode ser um atalho
     for path in sorted(folder.iterdir()):
-        stored = path.resolve()
+        stored = Path(os.path.realpath(path))
+        if stored.is_dir():
+            continue
+        ours = in_cache and stored.parent in (root / "blobs", home)
         expected = (published or {}).get(path.name) or stored.name
-        if found(stored, expected) != expected:
-            stored.unlink()
+        checkable = ours or len(expected) == 64 or COMMIT.fullmatch(expected)
+        if stored.is_file() and checkable and found(stored, expected) == expected:
+            continue
+        if ours:
+            stored.unlink(missing_ok=True)
+        if in_cache:
             path.unlink(missing_ok=True)
-            raise OSError(
-                f"{path.name} não é o arquivo que o Hub publicou: um pedaço se perdeu ou se trocou no caminho. Já o "
-                "apaguei do cache; rode de novo para baixá-lo."
-            )
+        done = "Já o apaguei do cache; rode" if in_cache else f"Apague a pasta do cache, {folder}, e rode"
+        aside = "" if ours else f" Ele está em {stored}, fora do cache, e ali não mexi: se o erro voltar, apague-o."
+        raise OSError(
+            f"{path.name} não é o arquivo que o Hub publicou: um pedaço se perdeu ou se trocou no caminho. {done} de "
+            f"novo para baixá-lo.{aside}"
+        )
     return folder
 
 
-def found(path, expected):
+def found(path: Path, expected: str) -> str:
     """O resumo de um arquivo na mesma forma do esperado: sha256, o de git, ou, se não é nenhum dos dois, o esperado."""
     if len(expected) == 64:
         return sha256(path)
@@ -197,7 +214,7 @@ def found(path, expected):
 
 
 @contextmanager
-def explained(name, kind=""):
+def explained(name: str, kind: str = "") -> Iterator[None]:
     """Troca o que a biblioteca do Hub levanta por uma frase com a saída."""
     try:
         yield
@@ -206,14 +223,14 @@ def explained(name, kind=""):
         raise exception(words) from error
 
 
-def refusal(error):
+def refusal(error: BaseException | None) -> errors.HfHubHTTPError | None:
     """A resposta do Hub que deu origem a um erro, que as bibliotecas de cima embrulham; None se não houve uma."""
     while error and not isinstance(error, errors.HfHubHTTPError):
         error = error.__cause__ or error.__context__
     return error
 
 
-def reason(error, name, kind):
+def reason(error: BaseException, name: str, kind: str) -> tuple[type[OSError] | type[ValueError], str]:
     """(exceção, frase) para um erro da biblioteca do Hub ao trazer `name`; kind: "" ou "datasets/"."""
     error = refusal(error) or error
     repo, revision = NAME.fullmatch(name).group("repo", "revision")

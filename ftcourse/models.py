@@ -10,12 +10,16 @@ import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 
-from ftcourse import checkpoint, hub
-from ftcourse.files import DATA, check, choose
+from ftcourse import hub, model_folder
+from ftcourse.files import DATA, check_sums, choose
+
+if TYPE_CHECKING:
+    from ftcourse.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,14 @@ PROFILES = {
 }
 
 
-def load(family, task=None, *, profile=None, pretrained=True, seed=0):
+def load(
+    family: str,
+    task: "Task | None" = None,
+    *,
+    profile: str | Path | None = None,
+    pretrained: bool = True,
+    seed: int = 0,
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """Carrega (model, tokenizer) de uma família, com pesos em float32 e em modo de avaliação.
 
     task: a tarefa cuja cabeça o modelo deve ter; sem ela, ou se é de escrever, vem a do pré-treino. O que este não
@@ -77,51 +88,65 @@ def load(family, task=None, *, profile=None, pretrained=True, seed=0):
     falta um arquivo, OSError se algum está cortado ou alterado, e o que `hub.fetch` levanta.
     """
     chosen = FAMILIES[choose("a família", family, FAMILIES)]
-    settings, folder = locate(family, profile or os.environ.get("FTCOURSE_PERFIL") or "embutido")
+    settings, folder = locate(family, known_profile(profile))
     classifies = task is not None and task.labels
     auto = getattr(transformers, chosen.task_class if classifies else chosen.pretraining_class)
     labels = {"id2label": dict(enumerate(task.labels)), "problem_type": None} if classifies else {}
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
-    with torch.random.fork_rng(), checkpoint.quiet():
+    with torch.random.fork_rng(), model_folder.quiet():
         torch.manual_seed(seed)
         if pretrained:
             model, info = auto.from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
                 output_loading_info=True, trust_remote_code=False,
             )  # fmt: skip
-            checkpoint.check_weights(model, info, folder)
+            model_folder.check_weights(model, info, folder)
         else:
             model = auto.from_config(config, dtype=torch.float32)
-    tokenizer = checkpoint.load_tokenizer(folder, model.config)
+    tokenizer = model_folder.load_tokenizer(folder, model.config)
     model.profile = settings
     if settings.precision != "float32":  # só há outra onde há GPU
         model = model.to("cuda")
     return model.eval(), tokenizer
 
 
-def locate(family, profile):
+def known_profile(profile: str | Path | None = None) -> str | Path:
+    """O perfil que vale: o que se pediu, o de FTCOURSE_PERFIL ou "embutido". Não usa a rede.
+
+    Levanta ValueError, com os que existem, se não é um deles, nem uma pasta, nem tem a forma de um nome do Hub.
+    """
+    chosen = profile or os.environ.get("FTCOURSE_PERFIL") or "embutido"
+    if Path(str(chosen)).expanduser().is_dir() or hub.NAME.fullmatch(str(chosen)):
+        return chosen
+    whence = "" if profile else " Ele veio da variável de ambiente FTCOURSE_PERFIL: corrija-a ou apague-a."
+    try:
+        return choose("o perfil", chosen, PROFILES)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}{whence} Aqui também não há uma pasta com esse nome, e um modelo do Hub se escreve 'org/nome' ou "
+            "'org/nome@revisão'."
+        ) from None
+
+
+def locate(family: str, profile: str | Path) -> tuple[Profile, Path]:
     """(Profile, pasta): de onde vêm os pesos de uma família num perfil, ou na pasta ou no nome do Hub que se deu."""
     if profile == "embutido":
         folder = DATA / "modelos" / FAMILIES[family].folder
-        check(folder)
-        return PROFILES[profile], folder
+        check_sums(folder)
+        return PROFILES["embutido"], folder
     folder = Path(str(profile)).expanduser()
     if profile in [*PROFILES]:
-        settings, folder = PROFILES[profile], hub.fetch(PROFILES[profile].models[family], family)
+        settings = PROFILES[str(profile)]
+        folder = hub.fetch(settings.models[family], family)
     elif folder.is_dir():
         settings = Profile()
-    elif hub.NAME.fullmatch(str(profile)):
-        settings, folder = Profile(batch_size=16), hub.fetch(profile, family)
     else:
-        raise ValueError(
-            f"Não conheço o perfil {profile!r}, e aqui não há uma pasta com esse nome. Os perfis são "
-            f"{', '.join(map(repr, PROFILES))}; um modelo do Hub se escreve 'org/nome' ou 'org/nome@revisão'."
-        )
-    checkpoint.check(folder, family)
+        settings, folder = Profile(batch_size=16), hub.fetch(str(profile), family)
+    model_folder.check_folder(folder, family)
     return replace(settings, precision=precision()), folder
 
 
-def precision():
+def precision() -> str:
     """O tipo em que a GPU multiplica: bfloat16 se ela o tem de verdade, float16 se não (uma T4); na CPU, float32."""
     if not torch.cuda.is_available():
         return "float32"

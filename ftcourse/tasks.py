@@ -29,12 +29,12 @@ TASKS = (*LABELS, *WRITTEN)
 
 
 def load(name: str, **columns) -> Task:
-    """A tarefa de nome `name`, lida de data/tarefas, ou a que se faz dos dados de quem lê: ver `own_data.load`.
+    """A tarefa de nome `name`, lida de data/tarefas, ou a que se faz dos dados de quem lê: ver `own_data.read_source`.
 
-    Levanta ValueError, com as que existem, se não a conhece, e o que `own_data.load` levanta.
+    Levanta ValueError, com as que existem, se não a conhece, e o que `own_data.read_source` levanta.
     """
     if name not in TASKS and own_data.is_source(name):
-        own, labels, splits = own_data.load(name, **columns)
+        own, labels, splits = own_data.read_source(name, **columns)
         return Task(own, labels, **splits)
     if columns:
         raise ValueError(f"{', '.join(columns)} valem para os seus dados; a tarefa {name!r} já tem as colunas dela.")

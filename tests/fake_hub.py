@@ -148,7 +148,7 @@ def serve():
     server.daemon_threads = True
     server.repositories, server.seen, server.silent, server.released = {}, [], False, threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # e não leva meio segundo a parar
     try:
         yield server
     finally:

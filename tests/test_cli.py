@@ -1,5 +1,6 @@
 """A linha de comando: a cópia do aluno nunca passa por cima do que ele escreveu."""
 
+import os
 import subprocess
 import sys
 
@@ -44,3 +45,59 @@ def test_a_folder_that_cannot_be_made_ends_in_a_sentence(tmp_path):
 @pytest.mark.parametrize(("text", "value"), [("0.5", 0.5), ("(1, 2)", (1, 2)), ("dois", "dois"), ("1 +", "1 +")])
 def test_an_answer_is_a_python_value_or_the_text_itself(text, value):
     assert cli.answer(text) == value
+
+
+# ---------------------------------------------------------------- em qualquer console
+
+
+CONSOLES = ["cp1252", "ascii", "latin-1", "cp850", "utf-8"]
+
+
+def run(console, *arguments):
+    """O que um Python escreve, e como termina, numa saída redirecionada com esta codificação."""
+    clean = os.environ | {"PYTHONIOENCODING": console, "PYTHONUTF8": "0", "FTCOURSE_RIGOR": "0", "FTCOURSE_PERFIL": ""}
+    ended = subprocess.run([sys.executable, *arguments], capture_output=True, env=clean, timeout=120)
+    assert b"Traceback" not in ended.stderr, ended.stderr.decode(console)
+    return ended.stdout.decode(console), ended.stderr.decode(console), ended.returncode
+
+
+@pytest.mark.parametrize("console", CONSOLES)
+def test_an_exercise_is_checked_in_any_console(console):
+    code = """if True:
+        from ftcourse import verifica
+        verifica("00.1", "✓ 日本 \\ud83d")
+        verifica("00.1", ...)
+        verifica("não existe", 1)
+    """
+    wrong, waiting, unknown = run(console, "-c", code)[0].splitlines()
+    sign = "✗" if console == "utf-8" else "[errado]"
+    assert wrong.startswith(f"{sign} 00.1: ")
+    assert waiting.startswith(("·", "-")) and "ainda sem resposta" in waiting
+    word = "nao conheco esse exercicio" if console == "ascii" else "não conheço esse exercício"
+    assert unknown.startswith(sign) and word in unknown
+
+
+@pytest.mark.parametrize("console", ["cp1252", "ascii"])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--help"], "copia os cadernos"),
+        (["verifica", "00.1", "'→'"], "[errado] 00.1"),
+        (["ambiente"], "VEREDITO: tudo"),
+    ],
+    ids=["ajuda", "verifica", "ambiente"],
+)
+def test_the_commands_speak_in_any_console(console, arguments, words):
+    out, _, code = run(console, "-m", "ftcourse.cli", *arguments)
+    assert words in out and not code
+
+
+def test_an_error_is_legible_in_any_console(tmp_path):
+    (tmp_path / "arquivo").write_text("")
+    _, said, code = run("ascii", "-m", "ftcourse.cli", "aluno", str(tmp_path / "arquivo" / "meus"))
+    assert code and "Nao consegui gravar" in said
+
+
+def test_what_is_printed_instead_is_what_looks_most_like_it():
+    written = "✓ ✗ não → “é” — ½ × 日 \ud83d".encode("ascii", "legivel").decode()
+    assert written == '[certo] [errado] nao -> "e" - 1/2 x ? ?'

@@ -4,6 +4,7 @@ Nenhum destes testes fala com o Hub verdadeiro.
 """
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -317,7 +318,7 @@ def test_a_sentencepiece_vocabulary_asks_for_its_library(folder, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    words = r"o perfil '.*nada', e aqui não há uma pasta com esse nome.*'embutido', 'colab', 'gpu'.*'org/nome@revisão'"
+    words = r"o perfil '.*nada'\. Existe: 'embutido', 'colab', 'gpu'.*não há uma pasta com esse.*'org/nome@revisão'"
     refused(ValueError, words, "bert", profile=str(tmp_path / "nada"))
 
 
@@ -410,7 +411,7 @@ def test_a_revision_by_its_name_comes_whole(fake, folders):
     ],
     ids=["termos", "privado", "token sem permissão", "pedidos demais", "fora do ar", "conexão cortada"],
 )
-def test_a_refusal_of_the_hub_is_told_with_the_way_out(fake, folders, behaviour, error, words):
+def test_a_refusal_of_the_hub_is_told_with_the_way_out(fake, hurry, folders, behaviour, error, words):
     fake.repositories[NAME] = Repository(contents(folders["bert mlm"]), **behaviour)
     refused(error, words, "bert", profile=NAME)
 
@@ -469,6 +470,66 @@ def test_a_file_that_rots_in_the_cache_is_caught(fake, tmp_path):
     blob.write_bytes(content)
     refused(OSError, r"model\.safetensors não é o arquivo que o Hub publicou", "bert", profile=NAME)
     models.load("bert", profile=NAME)
+
+
+def linked_outside(cache, away, content=b"nada disto se apaga"):
+    """Troca model.safetensors, no cache, por um atalho para um arquivo de fora."""
+    [link] = cache.rglob("model.safetensors")
+    link.unlink()
+    away.parent.mkdir(exist_ok=True)
+    away.write_bytes(content)
+    link.symlink_to(away)
+    return link
+
+
+@pytest.mark.parametrize("away", ["model.safetensors", "0" * 64, "a" * 40], ids=["um nome", "sha256", "resumo de git"])
+@pytest.mark.parametrize("online", [True, False], ids=["com rede", "só o cache"])
+def test_a_link_that_leads_out_of_the_cache_is_cut_and_its_target_stays(fake, tmp_path, away, online):
+    models.load("bert", profile=NAME)
+    away = tmp_path / "fora" / away
+    link = linked_outside(tmp_path / "cache", away)
+    commit = fake.repositories[NAME].commit
+    words = r"model\.safetensors não é o arquivo que o Hub publicou.*fora do cache, e ali não mexi"
+    refused(OSError, words, "bert", profile=NAME if online else f"{NAME}@{commit}")
+    assert away.read_bytes() == b"nada disto se apaga" and not link.is_symlink()
+    models.load("bert", profile=f"{NAME}@{commit}")  # e se baixa de novo
+
+
+def test_a_link_to_another_disk_with_the_published_bytes_is_used(fake, tmp_path):
+    models.load("bert", profile=NAME)
+    content = fake.repositories[NAME].files["model.safetensors"]
+    away = tmp_path / "fora" / hashlib.sha256(content).hexdigest()
+    link = linked_outside(tmp_path / "cache", away, content)
+    models.load("bert", profile=f"{NAME}@{fake.repositories[NAME].commit}")
+    assert link.is_symlink() and away.exists()
+
+
+@pytest.mark.parametrize("part", ["blobs", ""], ids=["blobs", "o repositório"])
+def test_a_folder_of_the_cache_that_is_a_link_loses_nothing_outside(fake, tmp_path, part):
+    """Quem guardou o cache noutro disco: o que está lá, só quem o pôs apaga."""
+    models.load("bert", profile=NAME)
+    [root] = (tmp_path / "cache").glob("models--*")
+    shutil.move(root / part, tmp_path / "fora")
+    (root / part).symlink_to(tmp_path / "fora")
+    models.load("bert", profile=f"{NAME}@{fake.repositories[NAME].commit}")
+    [weights] = root.glob("snapshots/*/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    before = sorted((tmp_path / "fora").rglob("*"))
+    refused(OSError, "fora do cache, e ali não mexi", "bert", profile=f"{NAME}@{fake.repositories[NAME].commit}")
+    assert sorted((tmp_path / "fora").rglob("*")) == before
+
+
+def test_a_broken_link_and_a_folder_in_the_cache(fake, tmp_path):
+    models.load("bert", profile=NAME)
+    [weights] = (tmp_path / "cache").rglob("model.safetensors")
+    (weights.parent / ("a" * 64)).mkdir()  # outro programa trouxe também as pastas do repositório
+    [tokens] = (tmp_path / "cache").rglob("tokenizer_config.json")
+    tokens.resolve().unlink()
+    commit = fake.repositories[NAME].commit
+    refused(OSError, r"tokenizer_config\.json não é o arquivo", "bert", profile=f"{NAME}@{commit}")
+    models.load("bert", profile=f"{NAME}@{commit}")
 
 
 # ---------------------------------------------------------------- sem rede
@@ -536,7 +597,7 @@ def test_a_name_that_never_resolves_does_not_hang(fake, monkeypatch):
 
 
 def test_a_hub_that_accepts_and_says_nothing(fake, monkeypatch):
-    monkeypatch.setattr(hub, "PATIENCE", 1)
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
     fake.silent = True
     refused(ConnectionError, r"caiu no meio \(ReadTimeout\)", "bert", profile=NAME)
 

@@ -91,8 +91,25 @@ def test_unknown_names_are_told_with_those_that_exist(arguments, words):
 
 def test_an_unknown_profile_in_the_environment(monkeypatch):
     monkeypatch.setenv("FTCOURSE_PERFIL", "nuvem")
-    with pytest.raises(ValueError, match=r"o perfil 'nuvem'.*'embutido'"):
+    with pytest.raises(ValueError, match=r"o perfil 'nuvem'.*'embutido'.*variável de ambiente FTCOURSE_PERFIL"):
         models.load("bert")
+    with pytest.raises(ValueError, match="o perfil 'outro'") as caught:
+        models.load("bert", profile="outro")
+    assert "FTCOURSE_PERFIL" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "profile, words",
+    [
+        ("colabe", r"VEREDITO: .*o perfil 'colabe'.*quis dizer 'colab'\?.*FTCOURSE_PERFIL: corrija-a ou apague-a"),
+        ("colab", r"perfil +colab, de FTCOURSE_PERFIL\nVEREDITO: tudo pronto"),
+        ("org/nome@v1", r"perfil +org/nome@v1, de FTCOURSE_PERFIL\nVEREDITO: tudo pronto"),
+        ("", r"\nVEREDITO: tudo pronto"),
+    ],
+)
+def test_the_report_knows_the_profile_of_the_environment(monkeypatch, profile, words):
+    monkeypatch.setenv("FTCOURSE_PERFIL", profile)
+    assert re.search(words, environment.report())
 
 
 def flip(path):
@@ -152,7 +169,7 @@ def test_the_report_checks_the_models_and_skips_one_still_in_training(copy):
 def test_every_published_file_has_its_digest(folder):
     listed = [line.split("  ")[1] for line in (folder / "sha256sums.txt").read_text("utf-8").splitlines()]
     assert sorted([*listed, "sha256sums.txt"]) == sorted(path.name for path in folder.iterdir())
-    files.check(folder)
+    files.check_sums(folder)
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)

@@ -1,5 +1,6 @@
 """Os dados de quem lê: o que vira tarefa, e a linha e a coluna que cada recusa nomeia."""
 
+import csv
 import json
 import warnings
 from collections import Counter
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import tokenizer, toy_model
 
-from ftcourse import evaluation, methods, own_data, tasks, training
+from ftcourse import evaluation, methods, own_data, tasks, training, user_text
+from ftcourse.files import DATA
 
 SPLITS = ("train", "validation", "test")
 ROWS = [(f"a frase de número {i} é {'boa' if i % 4 else 'ruim'}", "sim" if i % 4 else "não") for i in range(40)]
@@ -121,7 +123,8 @@ def test_the_split_keeps_every_row_once_and_every_class_everywhere(counts, seed)
         ("a.csv", "text,label\num,a\ndois, e três,b\n", r"a\.csv, linha 3: 3 campos, e o cabeçalho tem 2.*entre aspas"),
         ("a.csv", 'text,label\n"um\n\n",a\n"dois,b\n', r"a\.csv, linha 5: as aspas não fecham"),
         ("a.csv", "text,label\n", r"a\.csv não tem nenhuma linha"),
-        ("a.csv", "", r"a\.csv: Não conheço a coluna 'text'"),
+        ("a.csv", "", r"a\.csv está vazio"),
+        ("a.csv", "\n \n\n", r"a\.csv está vazio"),
         ("a.csv", "text,label\n" + "".join(f"{i},a\n" for i in range(9)), r"o mesmo rótulo, 'a'.*Confira label="),
         (
             "a.csv",
@@ -131,7 +134,7 @@ def test_the_split_keeps_every_row_once_and_every_class_everywhere(counts, seed)
         (
             "a.csv",
             "text,label\n" + "".join(f"{i},{'ab'[i > 7]}\n" for i in range(9)),
-            r"classe 'b' tem 1 linhas.*são prec",
+            r"classe 'b' tem 1 linha, e são precisas 3, uma para cada divisão \(train, validation, test\)",
         ),
         ("a.csv", "text,label\num,a\ndois,b\ndois ,a\n" + "x,a\ny,b\n", r"linha 4: este texto.*linha 3.*'a' e 'b'"),
         ("a.jsonl", '{"text": "um", "label": 1}\n\n{"text": \n', r"a\.jsonl, linha 3: não é JSON"),
@@ -143,7 +146,22 @@ def test_the_split_keeps_every_row_once_and_every_class_everywhere(counts, seed)
         ),
         ("a.jsonl", '{"text": 5, "label": 1}\n', r"linha 1, coluna 'text': é 5, e deveria ser um texto"),
         ("a.jsonl", '{"text": "a", "label": [1]}\n', r"linha 1, coluna 'label': o rótulo é \[1\]"),
-        ("a.parquet", "PAR1 nada", r"a\.parquet não é Parquet ou está cortado"),
+        ("a.jsonl", '{"text": "a", "label": {"b": 1}}\n', r"linha 1, coluna 'label': o rótulo é \{'b': 1\}"),
+        ("a.jsonl", '{"text": "a", "label": null}\n', r"linha 1, coluna 'label': o rótulo é None"),
+        ("a.jsonl", '{"text": "a", "label": 1.5}\n', r"linha 1, coluna 'label': o rótulo é 1\.5"),
+        ("a.jsonl", '{"text": "a", "label": NaN}\n', r"linha 1, coluna 'label': o rótulo é nan"),
+        ("a.jsonl", '{"text": "a", "label": 1, "label": 2}\n', r"linha 1: .*'label' vem mais de uma vez"),
+        (
+            "a.jsonl",
+            '{"text": "a\\ud83d", "label": 1}\n',
+            r"linha 1, coluna 'text': tem '\\ud83d', que é meio caractere",
+        ),
+        ("a.jsonl", "[" * 200_000, r"linha 1: não é JSON"),
+        ("a.csv", "text,label,text \na,b,c\n", r"a\.csv: há mais de uma coluna 'text'"),
+        ("a.csv", "text,label\n\u200b\xa0,b\n", r"linha 2, coluna 'text': o texto está vazio"),
+        ("a.csv", "text,label\na,\u200b\n", r"linha 2, coluna 'label': o rótulo é "),
+        ("a.csv", "text,label\na\0,b\n", r"linha 2: lido como utf-8, sai '.*a\\x00,b'.*bytes nulos"),
+        ("a.parquet", "PAR1 nada", r"a\.parquet não é Parquet, está cortado"),
         ("a.xlsx", "nada", r"o formato '\.xlsx'.*'\.csv'"),
     ],
 )
@@ -153,16 +171,217 @@ def test_the_row_and_the_column_are_named(tmp_path, name, content, words):
         tasks.load(tmp_path / name)
 
 
-def test_the_line_of_a_wrong_encoding_is_named(tmp_path):
+TYPED = "text,label\nsim,1\nele disse “não” — e saiu… por 5 €,0\n"  # os sinais em que cp1252 e latin-1 diferem
+PLAIN = "text,label\nsim,1\nrazão e nação,0\n"
+
+
+@pytest.mark.parametrize(
+    "content, encoding, line, likely",
+    [
+        (PLAIN.encode("latin-1"), "utf-8", 3, "cp1252"),
+        (TYPED.encode("cp1252"), "utf-8", 3, "cp1252"),
+        (TYPED.encode("cp1252"), "latin-1", 3, "cp1252"),
+        (TYPED.encode("cp1252"), "ISO-8859-1", 3, "cp1252"),
+        (TYPED.replace("\n", "\r").encode("cp1252"), "utf-8", 3, "cp1252"),
+        (TYPED.replace("\n", "\r\n").encode("cp1252"), "utf-8", 3, "cp1252"),
+        (PLAIN.encode("mac_roman"), "utf-8", 3, "mac_roman"),
+        (PLAIN.encode("mac_roman"), "latin-1", 3, "mac_roman"),
+        (PLAIN.encode("cp850"), "utf-8", 3, "cp850"),
+        (PLAIN.encode("utf-16"), "utf-8", 1, "utf-16"),
+        (PLAIN.encode("utf-32"), "utf-8", 1, "utf-32"),
+        (b"text,label\num,0\n".decode().encode("utf-16-le"), "utf-8", 1, "utf-16-le"),
+        (PLAIN.encode("utf-16-be"), "cp1252", 1, "utf-16-be"),
+    ],
+)
+def test_the_line_of_a_wrong_encoding_is_named_with_the_right_one(tmp_path, content, encoding, line, likely):
     path = tmp_path / "a.csv"
-    path.write_bytes("text,label\nbom,1\nrazão,0\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r'a\.csv, linha 3: o byte 0xe3 não é utf-8.*encoding="latin-1"'):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf'a\.csv, linha {line}: .*parece {likely}: passe encoding="{likely}"'):
+        tasks.load(path, encoding=encoding)
+    assert "\ufeff" not in (text := user_text.decode(path, likely))  # o conselho, seguido, dá o texto
+    assert text.replace("\r\n", "\n").replace("\r", "\n") in (TYPED, PLAIN, "text,label\num,0\n")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "mac_roman", "utf-16"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["sem BOM", "com BOM"])
+def test_utf8_read_as_something_else_is_refused(tmp_path, encoding, mark):
+    (tmp_path / "a.csv").write_text(mark + PLAIN + "x", "utf-8")
+    with pytest.raises(ValueError, match=r"a\.csv, linha \d: .*O arquivo é UTF-8: tire encoding="):
+        tasks.load(tmp_path / "a.csv", encoding=encoding)
+
+
+def test_an_encoding_that_does_not_exist(tmp_path):
+    for encoding in ("latim", None, "base64"):
+        with pytest.raises(ValueError, match=rf"a codificação {encoding!r}.*'utf-8' e 'cp1252'"):
+            tasks.load(write(tmp_path / "a.csv"), encoding=encoding)
+
+
+def test_a_spreadsheet_or_a_half_converted_file_is_not_called_another_encoding(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00\xe3\xff" * 20)
+    with pytest.raises(ValueError, match=r"linha 1: .*bytes nulos.*planilha"):
         tasks.load(path)
-    path.write_bytes("text,label\nrazão,0\n".encode("utf-16"))
-    with pytest.raises(ValueError, match=r'linha 1.*encoding="utf-16"'):
+    path.write_bytes(PLAIN.encode() + "avó,1\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"linha 4: o byte 0xf3.*O resto do arquivo é UTF-8.*Corrija-a"):
         tasks.load(path)
-    with pytest.raises(ValueError, match="a codificação 'latim'"):
-        tasks.load(path, encoding="latim")
+
+
+def misread(text):
+    """O texto em UTF-8 lido como cp1252; os cinco bytes que este não define, como o Windows os mostra."""
+    return "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in text.encode())
+
+
+BROKEN = [
+    "não", "é", "Ação", "AÇÃO", "só isso", "SÓ ISSO", "Pé", "vou à escola", "Às", "(à parte)", "Índice", "Pícaro",
+    "Aí, sim", "Já", "LIMÕES", "LÔGICA", "D’ÁGUA", "Três", "Nº 5", "1ª", "5 €", "“sim”", "‘a’", "a — b", "1–2",
+    "e…", "«a»", "10 °C", "3 × 4", "a\xa0b", "BRASIL\xa0É", "FIM»", "😀", "→", "o\u0303", "ﬁm", "\ufeffa", "привет",
+    "中文",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BROKEN)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_utf8_saved_as_something_else_is_refused_with_the_line(tmp_path, name, text):
+    path = write(tmp_path / name, [*ROWS, (misread(text), "sim")])
+    line = len(ROWS) + 1 + (name == "a.csv")
+    with pytest.raises(ValueError, match=rf"linha {line}, coluna 'text': .*UTF-8 lido como.*ftfy"):
+        tasks.load(path)
+    path = write(tmp_path / name, [*ROWS, ("uma frase", misread(text))])
+    with pytest.raises(ValueError, match=rf"linha {line}, coluna 'label': "):
+        tasks.load(path)
+    assert not user_text.flaw(text)
+
+
+@pytest.mark.parametrize("text", ["n\ufffdo", "\x93sim\x94", "preço em \x80"])
+def test_a_letter_lost_in_a_conversion_is_refused(tmp_path, text):
+    with pytest.raises(ValueError, match="linha 42, coluna 'text': tem '"):
+        tasks.load(write(tmp_path / "a.csv", [*ROWS, (text, "sim")]))
+
+
+GOOD = [
+    "AÇÃO", "MAÇÃ", "SÃO PAULO", "à noite", "“MAÇÔ", "A MAÇÃ…", "AMANHÃ — disse", "MANHÃ–TARDE", "AMANHÃ—disse",
+    "Ã, ã", "“PURA LÔ, leu", "«IRMû", "IRMñ", "IRMÃ®", "você…”", "“você…”", "está”…", "o nome é…”", "É…”", "“É”",
+    "é—”", "VOCÊ»…", "o til em “Ô e “Õ”", "a letra «»", "CÂ\xadMARA", "IRMÃ\xadZINHA", "AMANHÃ\xa0às 8",
+    "FÃ\xa0CLUBE", "ATÉ²", "CAFÉ”", "√2", "naïve", "¿Qué?", "Âmbar", "10 °C", "n.º 1", "R$ 5 €", "👩‍💻 ❤️",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_right_text_that_looks_like_it_passes(tmp_path, text):
+    task = tasks.load(write(tmp_path / "a.csv", [*ROWS, (text, "sim")]))
+    assert (text, "sim") in everything(task)
+
+
+def test_nothing_in_the_published_tasks_looks_broken():
+    texts = [line for path in DATA.glob("tarefas/**/*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    assert len(texts) > 10_000 and not any(map(user_text.flaw, texts))
+    assert not any(user_text.flaw(text.upper()) for text in texts[::4])
+    assert all(user_text.flaw(misread(text)) for text in texts[::4] if not text.isascii())
+
+
+# ---------------------------------------------------------------- o que é o mesmo
+
+
+SAME = ["não", "na\u0303o", "n\u200bão", "não\ufe0f", "nã\xado", "\u2060não", " não\xa0", "n\u200dão", "não\u200e"]
+
+
+def test_a_label_written_in_several_ways_is_one_class_and_is_told(tmp_path):
+    rows = [(f"frase {i}", SAME[i % len(SAME)] if i % 2 else "muito bom") for i in range(40)]
+    rows[2] = (rows[2][0], "muito \xa0bom")
+    with pytest.warns(UserWarning) as told:
+        task = tasks.load(write(tmp_path / "a.jsonl", rows))
+    assert task.labels == ("muito bom", "não")
+    words = " ".join(str(one.message) for one in told)
+    assert "um só rótulo, 'não'" in words and r"'na\u0303o' (a.jsonl, linha 2)" in words
+    assert "um só rótulo, 'muito bom'" in words and r"'muito \xa0bom' (a.jsonl, linha 3)" in words
+
+
+def test_the_same_class_in_every_split_and_format(tmp_path):
+    write(tmp_path / "train.jsonl", [(f"frase {i}", i % 2) for i in range(20)])
+    write(tmp_path / "validation.csv", [(f"outra {i}", f"{i % 2}.0") for i in range(6)])
+    write(tmp_path / "test.parquet", [(f"ainda {i}", float(i % 2)) for i in range(6)])
+    with pytest.warns(UserWarning, match=r"um só rótulo, '[01]', os que se escrevem '[01]' \(train"):
+        task = tasks.load(tmp_path)
+    assert task.labels == ("0", "1") and [len(getattr(task, split)) for split in SPLITS] == [20, 6, 6]
+
+
+@pytest.mark.parametrize(
+    "header", ["text,label", " text , label ", '"text","label"', "te\u200bxt,la\xadbel", "\ufefftext,label"]
+)
+def test_a_column_is_found_in_spite_of_what_is_not_seen(tmp_path, header):
+    (tmp_path / "a.csv").write_text(header + "\n" + "".join(f"{text},{label}\n" for text, label in ROWS), "utf-8")
+    assert everything(tasks.load(tmp_path / "a.csv")) == sorted(ROWS)
+
+
+def test_a_column_with_an_accent_written_two_ways(tmp_path):
+    path = write(tmp_path / "a.jsonl", text="opinia\u0303o", label="rótulo")
+    assert everything(tasks.load(path, text="opini\u00e3o", label="ro\u0301tulo")) == sorted(ROWS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=st.permutations(["1", "01", "001", "١", "²", "1.5", "-1", "10", "2", "9" * 400, "a", "á", "B", "١٠"]))
+def test_the_order_of_the_labels_depends_on_nothing_else(labels):
+    ordered = sorted(labels, key=own_data.natural)
+    assert ordered == ["-1", "001", "01", "1", "١", "1.5", "2", "10", "١٠", "9" * 400, "B", "a", "²", "á"]
+
+
+# ---------------------------------------------------------------- as formas de um CSV
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda csv: csv.replace("\n", "\r"),
+        lambda csv: csv.replace("\n", "\r\n"),
+        lambda csv: csv + "\n\n  \n;;\n",
+        lambda csv: "\n\n" + csv,
+        lambda csv: csv.replace("\n", ";\n"),
+        lambda csv: csv.replace("\n", ";;\n").replace("classe;;", "classe", 1),
+        lambda csv: "sep=;\n" + csv,
+        lambda csv: csv.replace(";", "; "),
+        lambda csv: csv.replace(";", "\t"),
+        lambda csv: "\ufeff" + csv,
+    ],
+    ids=["CR", "CRLF", "linhas vazias no fim", "no começo", "separador no fim", "só nas linhas", "sep=", "com espaço",
+         "tabulação em .csv", "BOM"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.tsv"])
+def test_a_separator_is_found_with_the_quotes_of_the_header(tmp_path, name, change):
+    lines = ['"texto (original, sem cortes)";classe', *(f'"{text}, ""e"" mais";{label}' for text, label in ROWS)]
+    (tmp_path / name).write_text(change("\n".join(lines) + "\n"), "utf-8", newline="")
+    task = tasks.load(tmp_path / name, text="texto (original, sem cortes)", label="classe")
+    assert task.name == "a" and everything(task) == sorted((f'{text}, "e" mais', label) for text, label in ROWS)
+
+
+def test_a_header_without_quotes_is_read_with_the_separator_that_has_the_columns(tmp_path):
+    content = "texto (original, sem cortes, nem nada);classe\n" + "".join(f"{text};{label}\n" for text, label in ROWS)
+    (tmp_path / "a.csv").write_text(content, "utf-8")
+    task = tasks.load(tmp_path / "a.csv", text="texto (original, sem cortes, nem nada)", label="classe")
+    assert everything(task) == sorted(ROWS)
+
+
+def test_a_long_text_is_read_and_the_limit_of_everyone_stays(tmp_path):
+    before = csv.field_size_limit()
+    rows = [*ROWS, ("uma palavra " * 15_000, "sim")]
+    assert everything(tasks.load(write(tmp_path / "a.csv", rows))) == sorted(rows)
+    (tmp_path / "a.csv").write_text('text,label\n"' + "a" * 200_000, "utf-8")
+    with pytest.raises(ValueError, match="linha 2: as aspas não fecham"):
+        tasks.load(tmp_path / "a.csv")
+    assert csv.field_size_limit() == before
+
+
+def test_jsonl_with_a_mark_and_lines_of_another_system(tmp_path):
+    lines = [json.dumps({"text": text, "label": label == "sim"}, ensure_ascii=False) for text, label in ROWS]
+    for ends in ("\r", "\r\n", "\n\ufeff"):  # o último: arquivos com BOM postos um atrás do outro
+        (tmp_path / "a.jsonl").write_text("\ufeff" + ends.join(lines), "utf-8", newline="")
+        assert everything(tasks.load(tmp_path / "a.jsonl")) == sorted(
+            (text, str(label == "sim")) for text, label in ROWS
+        )
+
+
+def test_the_folder_may_have_capital_letters(tmp_path):
+    write(tmp_path / "a.csv").rename(tmp_path / "Train.CSV")
+    assert everything(tasks.load(tmp_path)) == sorted(ROWS)
 
 
 def test_a_missing_label_in_a_table_is_named(tmp_path):
@@ -213,6 +432,26 @@ def test_what_is_in_the_test_leaves_the_training(tmp_path):
         tasks.load(tmp_path)
     write(tmp_path / "test.csv", [("outra", "sim")]), write(tmp_path / "validation.csv", [("outra", "sim")])
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="Sem as repetidas, validation não tem"):
+        tasks.load(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["validation", "test", "out_of_domain"])
+def test_a_class_that_only_repeated_rows_had_is_told(tmp_path, other):
+    """Em train e out_of_domain, a repetida sai do treino, que vem por último: a classe fica num lado só."""
+    write(tmp_path / "train.csv", [*ROWS, ("a frase de c", "c")])
+    write(tmp_path / f"{other}.csv", [("mais uma", "sim"), ("a frase de c", "c")])
+    words = rf"Sem as linhas repetidas: {other}\.csv, linha 3: o rótulo 'c' aparece em {other} e nunca no treino"
+    with pytest.warns(UserWarning, match="Ficaram de fora"), pytest.raises(ValueError, match=words):
+        tasks.load(tmp_path)
+
+
+def test_a_training_left_with_one_class_is_told(tmp_path):
+    write(tmp_path / "train.csv", [*[row for row in ROWS if row[1] == "sim"], ("a frase de c", "c")])
+    write(tmp_path / "test.csv", [("outra", "sim"), ("a frase de c", "c")])
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match="Sem as linhas repetidas: Todas as linhas de treino"),
+    ):
         tasks.load(tmp_path)
 
 

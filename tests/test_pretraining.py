@@ -359,7 +359,7 @@ def whole(corpus, family, tmp_path_factory):
 
 def test_the_published_folder_is_whole(whole, family, monkeypatch):
     monkeypatch.setattr(files, "DATA", whole.parent)
-    files.check(whole)
+    files.check_sums(whole)
     listed = [line.split("  ")[1] for line in (whole / "sha256sums.txt").read_text("utf-8").splitlines()]
     assert sorted([*listed, "sha256sums.txt"]) == sorted(path.name for path in whole.iterdir())
     [architecture] = transformers.AutoConfig.from_pretrained(whole).architectures

@@ -7,14 +7,17 @@ nomeia o engano, seguida, se houver, de dicas que só aparecem nas tentativas se
 import importlib
 import os
 from collections import Counter
+from collections.abc import Callable, Mapping
 
-_attempts = Counter()
+from ftcourse.console import say
+
+_attempts: Counter[str] = Counter()
 
 
 class Wrong(Exception):
     """Resposta errada; `hints`: da mais curta à mais explícita, uma por tentativa."""
 
-    def __init__(self, *hints):
+    def __init__(self, *hints: str):
         super().__init__(hints[0])
         self.hints = hints
 
@@ -23,18 +26,18 @@ class Unanswered(Exception):
     """A função que o exercício pede ainda devolve `...`."""
 
 
-def verifica(exercise, answer):
+def verifica(exercise: str, answer: object) -> None:
     """Confere a resposta de um exercício, como em verifica("00.1", resposta), e imprime ✓ ou ✗ com uma dica.
 
     Nunca levanta exceção, a não ser que FTCOURSE_RIGOR=1 (é como os testes do curso rodam): aí AssertionError.
     """
     right, text = judge(exercise, answer)
-    print(f"{'✓' if right else '✗' if right is False else '·'} {exercise}: {text}")
+    say(f"{'✓' if right else '✗' if right is False else '·'} {exercise}: {text}")
     if os.environ.get("FTCOURSE_RIGOR") == "1" and not right:
         raise AssertionError(f"{exercise}: {text}")
 
 
-def returned(function, *arguments):
+def returned(function: Callable, *arguments: object):
     """O que a função do aluno devolve. Levanta Wrong se não é uma função ou nada devolve, Unanswered se é `...`."""
     if not callable(function):
         raise Wrong("responda com a função, sem parênteses: verifica(número, função).")
@@ -46,7 +49,7 @@ def returned(function, *arguments):
     return value
 
 
-def called(function, *arguments):
+def called(function: Callable, *arguments: object) -> float:
     """O número que a função do aluno devolve; um tensor ou um vetor de um número só também serve. Ver `returned`."""
     value = returned(function, *arguments)
     try:
@@ -55,14 +58,14 @@ def called(function, *arguments):
         raise Wrong(f"a sua função devolveu {value!r}, e o exercício pede um número.") from None
 
 
-def recognise(given, mistakes, same):
+def recognise(given, mistakes: Mapping[str, object], same: Callable[..., bool]) -> None:
     """Levanta Wrong com a dica do engano que dá a mesma resposta. mistakes: {dica: resposta}; same: a comparação."""
     for hint, answer in mistakes.items():
         if same(given, answer):
             raise Wrong(hint)
 
 
-def judge(exercise, answer):
+def judge(exercise: str, answer: object) -> tuple[bool | None, str]:
     """(True, False ou None se ainda não há resposta; a frase que o aluno lê)."""
     notebook, _, number = str(exercise).partition(".")
     try:

@@ -1,8 +1,8 @@
 """A pasta de um modelo: o que tem de haver nela, e o que conferir do que transformers leu.
 
-    checkpoint.check(folder, "bert")                            # antes de ler os pesos
-    checkpoint.check_weights(model, info, folder)               # depois: o que falta, o que sobra, se são números
-    tokenizer = checkpoint.load_tokenizer(folder, model.config)
+    model_folder.check_folder(folder, "bert")                     # antes de ler os pesos
+    model_folder.check_weights(model, info, folder)               # depois: o que falta, o que sobra, se são números
+    tokenizer = model_folder.load_tokenizer(folder, model.config)
 
 transformers carrega sem queixa um arquivo a que faltam pesos, uma cabeça de outra tarefa e valores que não são números.
 """
@@ -10,7 +10,9 @@ transformers carrega sem queixa um arquivo a que faltam pesos, uma cabeça de ou
 import json
 import re
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import safetensors
 import transformers
@@ -22,7 +24,7 @@ TOKENIZER = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model", "
 LAYER = re.compile(r".*?\.\d+(?=\.)")  # "bert.encoder.layer.3", de um peso que está nela
 
 
-def check(folder, family):
+def check_folder(folder: Path, family: str) -> None:
     """Confere, antes de ler os pesos, que uma pasta tem um modelo da família, inteiro, em safetensors, e o vocabulário.
 
     Levanta FileNotFoundError se falta um arquivo, OSError se algum está cortado e ValueError se é de outra família ou
@@ -49,7 +51,7 @@ def check(folder, family):
         )
 
 
-def check_family(path, family):
+def check_family(path: Path, family: str) -> dict:
     """Os ajustes de um config.json. Levanta ValueError se ele é de outra família ou de pesos já quantizados."""
     if not path.is_file():
         raise FileNotFoundError(
@@ -75,7 +77,7 @@ def check_family(path, family):
     return config
 
 
-def weights(folder):
+def weights(folder: Path) -> list[Path]:
     """Os arquivos de pesos de uma pasta, um ou vários. Levanta FileNotFoundError se falta algum."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
@@ -95,7 +97,7 @@ def weights(folder):
     return [folder / name for name in names]
 
 
-def only_pickle(where, other=None):
+def only_pickle(where: str, other: str | None = None) -> str:
     """A recusa de pesos que não estão em safetensors."""
     ready = f'O Hub tem uma cópia convertida: profile="{other}". ' if other else ""
     return (
@@ -106,7 +108,7 @@ def only_pickle(where, other=None):
     )
 
 
-def check_weights(model, info, folder):
+def check_weights(model: transformers.PreTrainedModel, info: dict, folder: Path) -> None:
     """Confere o que transformers leu, e não confere: o que falta, o que sobra, as formas, e se são números.
 
     Levanta OSError, menos para a cabeça: uma de outro número de classes é sorteada de novo, e isso é avisado, como se
@@ -157,7 +159,7 @@ def check_weights(model, info, folder):
             )
 
 
-def load_tokenizer(folder, config):
+def load_tokenizer(folder: Path, config: transformers.PretrainedConfig) -> transformers.PreTrainedTokenizerBase:
     """O tokenizador de uma pasta, com o que o treino exige dele: um limite e uma ficha de preenchimento.
 
     Levanta OSError se ele não se lê e ValueError se não serve ao modelo.
@@ -198,7 +200,7 @@ def load_tokenizer(folder, config):
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Cala o relatório de carga e as barras de transformers: o que falta e o que sobra é conferido aqui."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
