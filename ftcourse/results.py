@@ -296,7 +296,7 @@ def markdown(task: str) -> str:
 
 
 def publish(task: str) -> None:
-    """Redesenha a figura dos resultados e, no README do clone, reescreve a tabela da tarefa."""
+    """Redesenha a figura dos resultados e reescreve a tabela da tarefa na página em que ela fica."""
     from ftcourse import plots
 
     if task not in tasks.WRITTEN:
@@ -306,9 +306,9 @@ def publish(task: str) -> None:
 
 
 def write_table(name: str, table: str) -> None:
-    """Reescreve a tabela do README do clone que fica entre as marcas de `name`; sem elas, nada muda."""
-    readme = DATA.parent / "README.md"
-    before, mark, rest = readme.read_text(encoding="utf-8").partition(f"<!-- tabela:{name} -->\n")
-    if mark:
-        after = rest[rest.index("<!-- fim -->") :]
-        readme.write_text(f"{before}{mark}{table}\n{after}", encoding="utf-8")
+    """Reescreve a tabela que fica entre as marcas de `name`, no README do clone ou no dos resultados."""
+    for page in (DATA.parent / "README.md", DATA / "resultados" / "README.md"):
+        before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- tabela:{name} -->\n")
+        if mark:
+            after = rest[rest.index("<!-- fim -->") :]
+            page.write_text(f"{before}{mark}{table}\n{after}", encoding="utf-8")

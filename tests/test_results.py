@@ -216,10 +216,12 @@ def test_the_fraction_accused_is_that_of_the_seeds(written, known):
 
 def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "DATA", tmp_path / "data")
-    readme = tmp_path / "README.md"
+    readme, page = tmp_path / "README.md", tmp_path / "data" / "resultados" / "README.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("nada aqui\n", "utf-8")
     text = "antes\n<!-- tabela:a -->\nvelha\n<!-- fim -->\n<!-- tabela:b -->\noutra\n<!-- fim -->\n"
     readme.write_text(text, "utf-8")
     results.write_table("c", "nova")
     assert readme.read_text("utf-8") == text
     results.write_table("a", "nova")
-    assert readme.read_text("utf-8") == text.replace("velha", "nova")
+    assert readme.read_text("utf-8") == text.replace("velha", "nova") and page.read_text("utf-8") == "nada aqui\n"

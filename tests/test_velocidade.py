@@ -15,7 +15,7 @@ from transformers import BertForMaskedLM
 from ftcourse import environment, models, nf4, results
 
 FAMILIES = ("bert mlm", *GENERATE)
-README = results.DATA.parent / "README.md"
+PAGE = results.DATA / "resultados" / "README.md"
 PLACE = {"device": "cpu", "threads": 1}
 HERE = {"commit": "a", "processor": "Pentium", "cores": 2, "gpu": None}
 
@@ -314,7 +314,7 @@ def test_a_crowded_machine_is_noticed():
 
 
 def test_the_table_of_the_readme_is_the_measured_one():
-    _, found, rest = README.read_text("utf-8").partition("<!-- tabela:velocidade -->")
+    _, found, rest = PAGE.read_text("utf-8").partition("<!-- tabela:velocidade -->")
     table, end, _ = rest.partition("<!-- fim -->")
     assert (
         found
