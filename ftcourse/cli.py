@@ -1,12 +1,14 @@
 """A linha de comando do curso.
 
-ftcourse aluno [PASTA]     copia os cadernos para PASTA (padrão: meus-cadernos), sem tocar nos que já estão lá
+ftcourse aluno [PASTA]     copia os cadernos, sem saídas, para PASTA (padrão: meus-cadernos); não toca nos que já há
+ftcourse previsoes PASTA   junta as previsões de uma turma, os CSV que estão em PASTA, e mostra cada uma em barras
 ftcourse ambiente          diz o que está instalado e se o curso roda aqui
 ftcourse verifica 00.2 R   confere a resposta R de um exercício
 """
 
 import argparse
 import ast
+import json
 import sys
 from pathlib import Path
 
@@ -26,9 +28,18 @@ def student(folder: Path) -> None:
     new = [notebook for notebook in notebooks if not (folder / notebook.name).exists()]
     for notebook in new:
         with atomic_write(folder / notebook.name) as file:  # um caderno pela metade nunca mais seria copiado
-            file.write(notebook.read_bytes())
+            file.write(blank(notebook.read_text(encoding="utf-8")).encode())
     kept = len(notebooks) - len(new)
     say(f"Cadernos copiados para {folder}: {len(new)}. Já estavam lá e ficaram como estão: {kept}.")
+
+
+def blank(notebook: str) -> str:
+    """O caderno sem as saídas: com elas, a resposta de cada "Preveja" estaria na tela."""
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
 def answer(text: str) -> object:
@@ -46,6 +57,7 @@ def main() -> None:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERBO")
     verbs.add_parser("aluno").add_argument("folder", nargs="?", type=Path, default=Path("meus-cadernos"))
+    verbs.add_parser("previsoes").add_argument("folder", type=Path)
     verbs.add_parser("ambiente")
     check = verbs.add_parser("verifica")
     check.add_argument("exercise")
@@ -56,6 +68,13 @@ def main() -> None:
             student(args.folder)
         except OSError as error:
             sys.exit(str(error))
+    elif args.verb == "previsoes":
+        from ftcourse import predictions
+
+        if not (found := predictions.gather(args.folder)):
+            sys.exit(f"Em {args.folder} não há previsões: são os previsoes.csv que os cadernos gravam.")
+        for question, given in found.items():
+            say(f"{question}: {len(given)} previsões\n{predictions.histogram(given)}")
     elif args.verb == "ambiente":
         from ftcourse import environment
 

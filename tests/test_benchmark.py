@@ -338,7 +338,7 @@ def test_how_much_the_cards_say_that_t5_mends_and_accents():
 @each_task
 def test_the_published_table_is_the_measured_one(name):
     pages = [text for page in PAGES if f"<!-- tabela:{name} -->" in (text := page.read_text("utf-8"))]
-    assert len(pages) == 1, f"a tabela de {name} fica entre as marcas <!-- tabela:{name} --> e <!-- fim -->, numa página"
+    assert len(pages) == 1, f"a tabela de {name} fica numa página, entre <!-- tabela:{name} --> e <!-- fim -->"
     table, end, _ = pages[0].partition(f"<!-- tabela:{name} -->")[2].partition("<!-- fim -->")
     assert end and table.strip() == results.markdown(name)
 

@@ -1,5 +1,6 @@
 """A linha de comando: a cópia do aluno nunca passa por cima do que ele escreveu."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,12 @@ def test_the_students_copy_is_never_overwritten(tmp_path, capsys):
     folder = tmp_path / "meus"
     cli.student(folder)
     first = folder / "00_comece_aqui.ipynb"
-    assert first.read_bytes() == (cli.PACKAGE.parent / "notebooks" / first.name).read_bytes()
+    copied, published = (
+        json.loads(p.read_text("utf-8")) for p in (first, cli.PACKAGE.parent / "notebooks" / first.name)
+    )
+    assert [cell["source"] for cell in copied["cells"]] == [cell["source"] for cell in published["cells"]]
+    assert any(cell.get("outputs") for cell in published["cells"])  # os do repositório ficam executados
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in copied["cells"])
     first.write_text("o que eu escrevi")
     cli.student(folder)
     assert first.read_text() == "o que eu escrevi"

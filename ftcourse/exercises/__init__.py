@@ -4,12 +4,18 @@ A função recebe a resposta e devolve a frase de acerto; se a resposta está er
 nomeia o engano, seguida, se houver, de dicas que só aparecem nas tentativas seguintes.
 """
 
+import copy
 import importlib
+import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from ftcourse.console import say
+from ftcourse.formats import scalar
+
+UNKNOWN = "não sei que engano é este."  # o que se diz de um valor que nenhum engano conhecido dá; nunca a solução
 
 _attempts: Counter[str] = Counter()
 
@@ -37,11 +43,33 @@ def verifica(exercise: str, answer: object) -> None:
         raise AssertionError(f"{exercise}: {text}")
 
 
+def number(answer: object, what: str = "a resposta") -> float:
+    """O número que uma resposta é, de Python, numpy ou torch. Levanta Wrong se não é um; "0.8", um texto, não é."""
+    if (value := scalar(answer)) is None:
+        raise Wrong(f"{what} é um número, e veio {shortened(answer)}.")
+    return value
+
+
 def returned(function: Callable, *arguments: object):
-    """O que a função do aluno devolve. Levanta Wrong se não é uma função ou nada devolve, Unanswered se é `...`."""
+    """O que a função do aluno devolve.
+
+    Levanta Wrong se não é uma função, se não aceita os argumentos do exercício, se muda algum deles ou nada devolve;
+    Unanswered se devolve `...`.
+    """
     if not callable(function):
         raise Wrong("responda com a função, sem parênteses: verifica(número, função).")
+    with suppress(ValueError):  # de uma função escrita em C não se sabe
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError:
+            raise Wrong(
+                f"a sua função recebe {parameters(function)}, e o exercício lhe passa {len(arguments)} "
+                f"{'valores' if len(arguments) > 1 else 'valor'}, sem nome."
+            ) from None
+    before = copy.deepcopy(arguments)
     value = function(*arguments)
+    if not all(map(same, arguments, before)):
+        raise Wrong("a sua função mudou o que recebeu: faça a conta num valor novo e devolva-o.")
     if value is ...:
         raise Unanswered
     if value is None:
@@ -50,12 +78,30 @@ def returned(function: Callable, *arguments: object):
 
 
 def called(function: Callable, *arguments: object) -> float:
-    """O número que a função do aluno devolve; um tensor ou um vetor de um número só também serve. Ver `returned`."""
-    value = returned(function, *arguments)
-    try:
-        return float(value.item() if hasattr(value, "item") else value)
-    except (TypeError, ValueError, RuntimeError):  # um tensor de vários números levanta RuntimeError
-        raise Wrong(f"a sua função devolveu {value!r}, e o exercício pede um número.") from None
+    """O número que a função do aluno devolve. Ver `returned` e `number`."""
+    return number(returned(function, *arguments), "o que a função devolve")
+
+
+def parameters(function: Callable) -> str:
+    names = [*inspect.signature(function).parameters]
+    return ", ".join(names) if names else "nada"
+
+
+def same(one: object, other: object) -> bool:
+    """Se dois argumentos são iguais, também tensores, vetores e o que há em listas e dicionários."""
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if hasattr(one, "shape") and hasattr(other, "shape"):
+        return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+    return type(one).__eq__ is object.__eq__ or bool(one == other)  # um modelo, por exemplo, só é igual a si mesmo
+
+
+def shortened(answer: object) -> str:
+    """A resposta como se escreve, num pedaço que se lê."""
+    text = " ".join(repr(answer).split())
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def recognise(given, mistakes: Mapping[str, object], same: Callable[..., bool]) -> None:
