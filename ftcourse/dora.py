@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftcourse import modules
+from ftcourse.layers import wrap
 from ftcourse.lora import LoraConfig, LoraLayer
 
 
@@ -25,13 +26,13 @@ class DoraConfig(LoraConfig):
 
     variant: ClassVar[dict] = {"use_dora": True}
 
-    def inject(self, model, name):
-        """Envolve as camadas escolhidas e dá a cada uma o A, o B e o m do adaptador `name`; devolve as camadas.
+    def inject(self, model: nn.Module, name: str) -> None:
+        """Envolve as camadas escolhidas e dá a cada uma o A, o B e o m do adaptador `name`.
 
         Levanta ValueError se o peso de uma delas não se lê.
         """
-        chosen = modules.readable(self.choose(model))
-        return [modules.wrap(model, target, DoraLayer).add(name, self) for target in chosen]
+        for target in modules.readable(self.choose(model)):
+            wrap(model, target, DoraLayer).add(name, self)
 
 
 class DoraLayer(LoraLayer):
@@ -41,23 +42,28 @@ class DoraLayer(LoraLayer):
         super().__init__(base_layer)
         self.lora_magnitude_vector = nn.ParameterDict()  # {nome: (d_out)}
 
-    def add(self, name, config):
+    def add(self, name: str, config: LoraConfig) -> "DoraLayer":
         """Um adaptador novo: A e B como em LoRA e m = ‖W‖, em float32. Devolve a camada."""
         super().add(name, config)
         self.lora_magnitude_vector[name] = nn.Parameter(self.norm(name))
         return self
 
     @torch.no_grad()
-    def norm(self, name):
+    def norm(self, name: str) -> torch.Tensor:
         """‖W + s·BA‖, linha a linha: (d_out)."""
         return torch.linalg.norm(self.weight + self.delta_weight(name), dim=1)
+
+    def ratio(self, name: str) -> torch.Tensor:
+        """m/‖V‖, linha a linha: (d_out). Uma linha de zeros não tem direção, e a razão é 1: nada muda, e B treina."""
+        norm = self.norm(name)
+        return torch.where(norm == 0, 1, self.lora_magnitude_vector[name] / norm.masked_fill(norm == 0, 1))
 
     def forward(self, x):
         h = self.base_layer(x)  # W x + b: (…, d_out)
         if (name := self.acting) is None:
             return h
         A, B, config = self.lora_A[name], self.lora_B[name], self.configs[name]
-        ratio = self.lora_magnitude_vector[name] / self.norm(name)
+        ratio = self.ratio(name)
         Wx = h if self.bias is None else h - self.bias
         x = x.to(A.dtype)
         if self.training and config.lora_dropout:  # como em peft, o que se zera para BA também falta no W x que muda
@@ -67,5 +73,4 @@ class DoraLayer(LoraLayer):
         return (h + change).to(h.dtype)
 
     def merged(self, name):
-        ratio = self.lora_magnitude_vector[name] / self.norm(name)
-        return {"weight": ratio[:, None] * (self.weight + self.delta_weight(name))}
+        return {"weight": self.ratio(name)[:, None] * (self.weight + self.delta_weight(name))}

@@ -15,6 +15,7 @@ Cada l começa em 1: no começo, nada muda. Treinam d_out + d_out + d_ff número
 as linhas do peso e o viés (K e V) ou só as colunas do peso (W₂), e não resta conta a mais.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 from ftcourse import modules
-from ftcourse.modules import AdapterLayer
+from ftcourse.layers import AdapterLayer, wrap, wrapped
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,17 @@ class IA3Config:
                 f"feedforward_modules={self.feedforward_modules!r}: é uma expressão regular ou uma lista de nomes."
             )
 
-    def inject(self, model, name):
-        """Envolve as camadas escolhidas e dá a cada uma o seu vetor; devolve as camadas."""
+    def inject(self, model: nn.Module, name: str) -> None:
+        """Envolve as camadas escolhidas e dá a cada uma o seu vetor."""
         if self.target_modules is None:
             chosen = modules.by_role(model, "key", "value", "down")
         else:
             chosen = modules.find(model, self.target_modules, outside=self.modules_to_save or ())
         on_input = self.on_input(chosen)
-        return [modules.wrap(model, target, IA3Layer).add(name, target in on_input) for target in chosen]
+        for target in chosen:
+            wrap(model, target, IA3Layer).add(name, target in on_input)
 
-    def on_input(self, chosen):
+    def on_input(self, chosen: Iterable[str]) -> list[str]:
         """Das camadas escolhidas, as que têm o vetor na entrada."""
         if (given := self.feedforward_modules) is None:
             return modules.matching(chosen, modules.ROLES["down"])
@@ -64,10 +66,9 @@ class IA3Config:
             raise ValueError(f"feedforward_modules={given!r}: cada nome é o de uma das camadas de target_modules.")
         return modules.matching(chosen, given)
 
-    def export(self, model, name, tensors):
+    def export(self, model: nn.Module, name: str, tensors: dict) -> tuple["IA3Config", dict]:
         """Os ajustes e os tensores que vão para o arquivo: as camadas de feedforward_modules, por extenso."""
-        held = modules.layers(model).items()
-        found = [n.replace(".base_layer", "") for n, m in held if isinstance(m, IA3Layer) and m.on_input.get(name)]
+        found = [n for n, layer in wrapped(model) if isinstance(layer, IA3Layer) and layer.on_input.get(name)]
         return replace(self, feedforward_modules=tuple(found)), tensors
 
 
@@ -76,28 +77,31 @@ class IA3Layer(AdapterLayer):
 
     def __init__(self, base_layer):
         super().__init__(base_layer)
-        self.ia3_l = nn.ParameterDict()  # {nome: (1, d_in) na entrada, (d_out, 1) na saída}
-        self.on_input = {}
+        self.ia3_l = nn.ParameterDict()  # {nome: (d_in) na entrada, (d_out) na saída}
+        self.on_input = {}  # {nome: se o vetor está na entrada}
 
-    def add(self, name, on_input):
+    def add(self, name: str, on_input: bool) -> "IA3Layer":
         """Um vetor novo, de uns, em float32. Devolve a camada."""
-        shape = (1, self.in_features) if on_input else (self.out_features, 1)
-        self.ia3_l[name] = nn.Parameter(torch.ones(shape, device=self.weight.device))
+        size = self.in_features if on_input else self.out_features
+        self.ia3_l[name] = nn.Parameter(torch.ones(size, device=self.weight.device))
         self.on_input[name] = on_input
         return self
+
+    def kept(self, name: str) -> dict[str, torch.Tensor]:
+        """O vetor com a forma que peft lhe dá: (1, d_in) na entrada, (d_out, 1) na saída."""
+        return {"ia3_l": self.ia3_l[name][None] if self.on_input[name] else self.ia3_l[name][:, None]}
 
     def forward(self, x):
         if (name := self.acting) is None:
             return self.base_layer(x)
-        scale = self.ia3_l[name].flatten()
+        scale = self.ia3_l[name]
         if self.on_input[name]:
             return self.base_layer((x * scale).to(x.dtype))
         h = self.base_layer(x)  # (…, d_out)
         return (h * scale).to(h.dtype)
 
     def merged(self, name):
-        scale = self.ia3_l[name]
-        merged = {"weight": self.weight * scale}  # as linhas, na saída; as colunas, na entrada
+        merged = {"weight": self.weight * self.kept(name)["ia3_l"]}  # as linhas, na saída; as colunas, na entrada
         if not self.on_input[name] and self.bias is not None:
-            merged["bias"] = self.bias * scale.flatten()
+            merged["bias"] = self.bias * self.ia3_l[name]
         return merged

@@ -4,14 +4,20 @@
     minha-lora/adapter_model.safetensors    os pesos, com nomes como base_model.model.….query.lora_A.weight
 
 O que `PeftModel.save_pretrained` grava se lê aqui, e o que se grava aqui `PeftModel.from_pretrained` lê.
+
+São dois arquivos, e uma gravação pode parar entre um e outro. Por isso o dos pesos leva um resumo dos ajustes: os de
+uma gravação com os de outra não se leem.
 """
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 
 from ftcourse.files import atomic_write, choose
 
@@ -26,11 +32,16 @@ HARMLESS = {
 }  # fmt: skip
 
 
-def write(folder, config, tensors, base=None):
+def write(folder: str | Path, config, tensors: dict[str, torch.Tensor], base: str | None = None) -> None:
     """Grava os ajustes e os tensores {nome: valor} de um adaptador; base: o resumo dos pesos em que ele treinou."""
     fields = {"peft_type": config.peft_type, **variant(config), **dataclasses.asdict(config), "inference_mode": True}
-    metadata = {"base": base} if base else {"format": "pt"}  # uma chave só: de duas, safetensors sorteia a ordem
+    notes = {"base": base, "config": digest(config)}
+    metadata = {"ftcourse": json.dumps(notes)}  # uma chave só: de duas, safetensors sorteia a ordem
     values = {in_file(config, name): value.detach().cpu().contiguous() for name, value in tensors.items()}
+    places = {value.data_ptr(): name for name, value in values.items()}
+    for name, value in values.items():  # o mesmo tensor com dois nomes, que safetensors não grava
+        if places[value.data_ptr()] != name:
+            values[name] = value.clone()
     folder = Path(folder)
     with atomic_write(folder / WEIGHTS) as file:
         file.write(safetensors.torch.save(values, metadata))
@@ -38,17 +49,23 @@ def write(folder, config, tensors, base=None):
         file.write(json.dumps(fields, ensure_ascii=False, indent=2).encode())
 
 
-def variant(kind):
+def digest(config) -> str:
+    """Um resumo dos ajustes, o mesmo antes de gravados e depois de lidos."""
+    fields = {"peft_type": config.peft_type, **variant(config), **dataclasses.asdict(config)}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def variant(kind) -> dict:
     """Os campos que, no arquivo, distinguem uma técnica de outra com o mesmo peft_type: {"use_dora": True}."""
     return getattr(kind, "variant", {})
 
 
-def prefix(kind):
+def prefix(kind) -> str:
     """O começo que peft dá aos nomes dos pesos de uma técnica."""
     return getattr(kind, "prefix_in_file", PREFIX)
 
 
-def in_file(kind, name):
+def in_file(kind, name: str) -> str:
     """O nome de um peso num arquivo: o de uma camada ganha o começo.
 
     O do modelo inteiro fica como a técnica o deu: prompt_embeddings, base_model.vera_A.
@@ -56,7 +73,7 @@ def in_file(kind, name):
     return name if "." not in name or name.startswith("base_model.") else prefix(kind) + name
 
 
-def read(folder, kinds):
+def read(folder: str | Path, kinds: Iterable[type]) -> tuple:
     """(ajustes, {nome: tensor}, resumo da base ou None) de uma pasta. kinds: as classes de ajustes que se conhecem.
 
     Levanta FileNotFoundError se falta um arquivo, OSError se está cortado ou não é o que diz ser e ValueError se os
@@ -96,7 +113,7 @@ def read(folder, kinds):
     config = kind(**settings)
     try:
         with safetensors.safe_open(folder / WEIGHTS, "pt") as file:
-            base = (file.metadata() or {}).get("base")
+            notes = json.loads((file.metadata() or {}).get("ftcourse", "{}"))
             values = {name.removeprefix(prefix(kind)): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if len(values) < len(file.keys()):
                 raise ValueError(f"{folder / WEIGHTS} traz o mesmo peso duas vezes, com e sem {prefix(kind)}.")
@@ -105,10 +122,44 @@ def read(folder, kinds):
     for name, value in values.items():
         if value.is_floating_point() and not value.float().isfinite().all():  # em float32, como treina
             raise ValueError(f"Em {folder / WEIGHTS}, {name} tem valores que não são números (nan ou inf).")
-    return config, values, base
+    if notes.get("config", digest(config)) != digest(config):
+        raise ValueError(
+            f"{folder / CONFIG} não traz os ajustes com que {WEIGHTS} foi gravado: a gravação parou no meio, ou um dos "
+            "dois foi trocado ou alterado. Grave o adaptador outra vez."
+        )
+    return config, values, notes.get("base")
 
 
-def check(folder, values, expected):
+def reconcile(folder: str | Path, values: dict, expected: dict, base: dict[str, torch.Tensor]) -> dict:
+    """Os tensores lidos, com os nomes que o modelo espera: {nome: tensor}.
+
+    peft grava também um peso da base, se o adaptador age na saída: sai, se é o deste modelo. E grava com um nome só o
+    que aqui tem dois, como as tabelas de T5. base: os pesos do modelo. Levanta ValueError se um deles é outro.
+    """
+    where, found = Path(folder) / WEIGHTS, dict(values)
+    for name in sorted(values.keys() - expected.keys()):
+        own = base.get(plain := name.replace(".base_layer", ""))
+        if own is not None and torch.equal(values[name].to(own), own):
+            del found[name]
+        elif own is not None:
+            raise ValueError(
+                f"{where} tem, a mais, {plain}, um peso da base em que o adaptador treinou, e o deste modelo é outro. "
+                "Carregue o adaptador sobre a mesma base. Nada foi carregado."
+            )
+    first: dict[int, str] = {}
+    for name, tensor in expected.items():
+        if name in values:
+            one = first.setdefault(id(tensor), name)
+            if not torch.equal(values[one], values[name]):
+                raise ValueError(
+                    f"Em {where}, {one} e {name} são diferentes, e neste modelo são um peso só. Leia-o com peft. Nada "
+                    "foi carregado."
+                )
+    twins = {name: first[id(tensor)] for name, tensor in expected.items() if id(tensor) in first}
+    return found | {name: values[one] for name, one in twins.items()}
+
+
+def check(folder: str | Path, values: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Levanta ValueError se os tensores lidos não são exatamente como os que o modelo espera: {nome: tensor}."""
     where = Path(folder) / WEIGHTS
     lost, extra = expected.keys() - values.keys(), values.keys() - expected.keys()

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftcourse import modules
-from ftcourse.modules import AdapterLayer
+from ftcourse.layers import AdapterLayer, wrap
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,16 @@ class LoraConfig:
             raise ValueError(f"use_rslora={self.use_rslora!r}: é True ou False.")
 
     @property
-    def scaling(self):
+    def scaling(self) -> float:
         """O número que multiplica BA: α/r, ou α/√r com use_rslora."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
-    def inject(self, model, name):
-        """Envolve as camadas escolhidas e dá a cada uma o A e o B do adaptador `name`; devolve as camadas."""
-        return [modules.wrap(model, target, LoraLayer).add(name, self) for target in self.choose(model)]
+    def inject(self, model: nn.Module, name: str) -> None:
+        """Envolve as camadas escolhidas e dá a cada uma o A e o B do adaptador `name`."""
+        for target in self.choose(model):
+            wrap(model, target, LoraLayer).add(name, self)
 
-    def choose(self, model):
+    def choose(self, model: nn.Module) -> dict[str, nn.Module]:
         """As camadas que target_modules escolhe: {nome: módulo}. Levanta ValueError se r não cabe numa delas."""
         chosen = modules.find(model, self.target_modules, outside=self.modules_to_save or ())
         for target, layer in chosen.items():
@@ -86,9 +87,9 @@ class LoraLayer(AdapterLayer):
         super().__init__(base_layer)
         self.lora_A = nn.ParameterDict()  # {nome: (r, d_in)}
         self.lora_B = nn.ParameterDict()  # {nome: (d_out, r)}
-        self.configs = {}
+        self.configs = {}  # {nome: LoraConfig}
 
-    def add(self, name, config):
+    def add(self, name: str, config: LoraConfig) -> "LoraLayer":
         """Um adaptador novo: A sorteada como em `nn.Linear`, B em zero, os dois em float32. Devolve a camada."""
         A = torch.empty(config.r, self.in_features, device=self.weight.device)
         nn.init.kaiming_uniform_(A, a=math.sqrt(5))  # dá U(±1/√d_in)
@@ -114,7 +115,7 @@ class LoraLayer(AdapterLayer):
         return {"weight": self.weight + self.delta_weight(name)}
 
 
-def plus(model, ratio=16):
+def plus(model: nn.Module, ratio: float = 16) -> dict[str, float]:
     """LoRA+: B treina com uma taxa `ratio` vezes a de A (Hayou et al., 2024, §4.2). O resto, cabeça também, com a de A.
 
     Devolve os multiplicadores que `training.train` recebe: {nome: ratio}, um para cada B que treina. Levanta ValueError

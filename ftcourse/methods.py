@@ -11,15 +11,17 @@ e uma linha em METHODS.
 import copy
 import dataclasses
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from ftcourse import interchange, modules
-from ftcourse.adapters import HoulsbyConfig, PfeifferConfig
+from ftcourse import interchange, layers, modules
 from ftcourse.bitfit import BitFitConfig
+from ftcourse.bottleneck import HoulsbyConfig, PfeifferConfig
 from ftcourse.dora import DoraConfig
 from ftcourse.files import choose
 from ftcourse.ia3 import IA3Config
@@ -36,11 +38,10 @@ class FullConfig:
     peft_type: ClassVar[str] = "FULL"
     modules_to_save: tuple[str, ...] = ()
 
-    def inject(self, model, name):
+    def inject(self, model: nn.Module, name: str) -> None:
         """Nada a envolver: o que treina já está no modelo. Levanta ValueError se a base está em 4 bits."""
         if modules.quantized(model):
             raise ValueError("Os pesos desta base estão em 4 bits, que não treinam: carregue-a sem quantizar.")
-        return []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +51,10 @@ class HeadConfig:
     peft_type: ClassVar[str] = "HEAD"
     modules_to_save: tuple[str, ...] | None = None
 
-    def inject(self, model, name):
+    def inject(self, model: nn.Module, name: str) -> None:
         """Nada a envolver além da cabeça. Levanta ValueError se o modelo não tem uma."""
         if not self.modules_to_save:
             raise modules.UnsuitableModel("Este modelo não tem uma cabeça para treinar: carregue-o com a tarefa.")
-        return []
 
 
 METHODS = {
@@ -82,7 +82,7 @@ def configure(method, **settings):
     return dataclasses.replace(method, **settings) if ready else kind(**settings)
 
 
-def apply(model, method, name="default", *, seed=0, **settings):
+def apply(model: nn.Module, method, name: str = "default", *, seed: int = 0, **settings) -> nn.Module:
     """Congela a base, acrescenta o que a técnica treina e devolve o mesmo modelo, com o adaptador `name` ativo.
 
     method: um nome de METHODS, com os ajustes como argumentos, ou um objeto como LoraConfig. O mesmo `name` de novo
@@ -103,78 +103,77 @@ def apply(model, method, name="default", *, seed=0, **settings):
             "O ajuste completo muda a base e não convive com outro adaptador, e o modelo tem "
             f"{', '.join(map(repr, others))}. Carregue o modelo outra vez."
         )
-    config = dataclasses.replace(config, modules_to_save=whole(model, config.modules_to_save))
-    merged = [layer for layer in modules.layers(model).values() if layer.unmerged is not None]
+    config = dataclasses.replace(config, modules_to_save=modules.whole(model, config.modules_to_save))
+    merged = [layer for _, layer in layers.wrapped(model) if layer.unmerged is not None]
     for layer in merged:
         layer.unmerge()
+    old = [entry for _, layer in layers.wrapped(model) for entry in layer.remove(name)]  # recomeça sem nada do anterior
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            layers = config.inject(model, name)
+            config.inject(model, name)
         except BaseException:
+            for values, value in old:
+                values[name] = value
             for layer in merged:
                 layer.merge()
             raise
-    layers += [modules.wrap(model, module, modules.TrainedCopy).add(name) for module in config.modules_to_save]
-    for layer in modules.layers(model).values():
-        if layer not in layers:
-            layer.remove(name)  # o que o adaptador de mesmo nome tinha em outros lugares
-    modules.unwrap(model)
+    train_whole(model, config.modules_to_save, name)
+    layers.unwrap(model)
     model.adapters = {**adapters(model), name: config}
     return activate(model, name)
 
 
-def whole(model, names):
-    """Os nomes completos dos módulos que treinam inteiros; None pede a cabeça. Levanta ValueError se um não existe."""
-    if names is None:
-        return modules.head(model)
-    if isinstance(names, str) or not modules.names_only(names):
-        raise ValueError(f'modules_to_save={names!r}: é uma lista de nomes, como ["classifier"].')
-    known = modules.named_outer(model)
-    matches = {name: modules.ending_in(known, name) for name in names}
-    for name, found in matches.items():
-        if not found:
-            raise ValueError(f"modules_to_save: este modelo não tem um módulo chamado {name!r}.")
-    return tuple(dict.fromkeys(name for found in matches.values() for name in found))
+def train_whole(model: nn.Module, names: Iterable[str], adapter: str) -> None:
+    """Dá a um adaptador a sua cópia dos módulos que treinam inteiros; tabelas de um peso só continuam a ter um só."""
+    tables: dict[int, layers.TrainedCopy] = {}
+    for name, module in modules.leaves(model, names).items():
+        shared = id(module.weight) if isinstance(module, nn.Embedding) else None
+        layer = layers.wrap(model, name, layers.TrainedCopy).add(adapter, twin=tables.get(shared))
+        if shared:
+            tables[shared] = layer
 
 
-def adapters(model):
+def adapters(model: nn.Module) -> dict:
     """Os adaptadores de um modelo, na ordem em que chegaram: {nome: ajustes}."""
     return getattr(model, "adapters", {})
 
 
-def active(model):
+def active(model: nn.Module) -> str:
     """O nome do adaptador que age. Levanta ValueError se o modelo não tem nenhum."""
     if not adapters(model):
         raise ValueError('O modelo não tem adaptador: comece por methods.apply(model, "lora").')
     return model.active_name
 
 
-def tensors(model, name):
+def tensors(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
     """O que um adaptador treina, com os nomes que peft lhe dá num arquivo, sem o começo: {nome: Parameter}."""
     if isinstance(adapters(model)[choose("o adaptador", name, adapters(model))], FullConfig):
         return dict(model.named_parameters())
     return named(model, lambda layer: layer.tensors(name))
 
 
-def saved(model, name):
-    """O que vai para o arquivo de um adaptador: o que treina e, congelado, o que mais ele pede. {nome: tensor}"""
+def saved(model: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """O que vai para o arquivo de um adaptador: o que treina e, congelado, o que mais ele pede. {nome: tensor}
+
+    São os próprios tensores, ou vistas deles: o que se escreve neles fica no modelo.
+    """
     return tensors(model, name) | named(model, lambda layer: layer.kept(name) if name in layer.names() else {})
 
 
-def named(model, held):
+def named(model: nn.Module, held: Callable[[layers.AdapterLayer], dict]) -> dict[str, torch.Tensor]:
     """O que `held` diz que cada camada tem, com os nomes que peft lhe dá num arquivo, sem o começo: {nome: tensor}."""
     return {
-        key if layer.of_the_model(key) else f"{path}.{key}".replace(".base_layer", ""): tensor
-        for path, layer in modules.layers(model).items()
+        key if layer.of_the_model(key) else f"{path}.{key}": tensor
+        for path, layer in layers.wrapped(model)
         for key, tensor in held(layer).items()
     }
 
 
-def activate(model, name):
+def activate(model: nn.Module, name: str) -> nn.Module:
     """Põe um adaptador para agir e treinar, no lugar do que estava. Devolve o modelo."""
     trained = tensors(model, name).values()
-    for layer in modules.layers(model).values():
+    for _, layer in layers.wrapped(model):
         layer.unmerge()
         layer.switch(name)
     model.active_name = name
@@ -185,13 +184,13 @@ def activate(model, name):
 
 
 @contextmanager
-def disabled(model):
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Dentro do `with`, o modelo responde como a base: sem adaptador, fundido ou não, e com a cabeça que tinha."""
-    name, layers = active(model), list(modules.layers(model).values())
+    name, held = active(model), [layer for _, layer in layers.wrapped(model)]
     if isinstance(adapters(model)[name], FullConfig):
         raise ValueError("O ajuste completo mudou a própria base, que não volta: carregue o modelo outra vez.")
-    before = [(layer, layer.active, layer.unmerged is not None) for layer in layers]
-    for layer in layers:
+    before = [(layer, layer.active, layer.unmerged is not None) for layer in held]
+    for layer in held:
         layer.unmerge()
         layer.switch(None)
     try:
@@ -203,78 +202,74 @@ def disabled(model):
                 layer.merge()
 
 
-def merge(model):
+def merge(model: nn.Module) -> nn.Module:
     """Soma o adaptador ativo aos pesos da base. Enquanto estiver fundido, nada treina. Devolve o modelo.
 
     Levanta ValueError, sem mudar nada, se a técnica não se funde, ou não diz como, ou se a base está em 4 bits.
     """
-    name, layers = active(model), modules.layers(model).values()
+    name, held = active(model), [layer for _, layer in layers.wrapped(model)]
     if reason := getattr(adapters(model)[name], "unmergeable", None):
         raise ValueError(f"Este adaptador não se funde: {reason}. Guarde-o à parte, com methods.save.")
-    if silent := {type(layer).__name__ for layer in layers if layer.tensors(name) and not layer.merges()}:
+    if silent := {type(layer).__name__ for layer in held if layer.tensors(name) and not layer.merges()}:
         raise ValueError(f"{min(silent)} não diz como se funde (merged), nem os ajustes por que não (unmergeable).")
-    if any(name in layer.names() and modules.quantized(layer.bare) for layer in layers):
+    if any(name in layer.names() and modules.quantized(layer.bare) for layer in held):
         raise ValueError(
             "Esta base está em 4 bits: somado a ela e arredondado de novo, um ΔW pequeno quase se perde. Guarde o "
             "adaptador à parte, com methods.save, ou desfaça antes a quantização, com qlora.dequantize_model(model)."
         )
-    for layer in layers:
+    for layer in held:
         layer.merge()
     model.requires_grad_(False)
     return model
 
 
-def unmerge(model):
+def unmerge(model: nn.Module) -> nn.Module:
     """Desfaz `merge`: a base volta a ter os mesmos bits, e o adaptador, a treinar. Devolve o modelo."""
     return activate(model, active(model))
 
 
-def merge_and_unload(model):
+def merge_and_unload(model: nn.Module) -> nn.Module:
     """O modelo de transformers com o adaptador ativo já somado aos pesos, e mais nada. Devolve o mesmo objeto."""
-    layers = modules.layers(unmerge(model)).values()  # antes de fundir, que troca módulos com o que há dentro deles
-    merge(model)
-    for layer in layers:
+    for _, layer in layers.wrapped(merge(model)):
         layer.unmerged = None
         for name in layer.names():
             layer.remove(name)
-    modules.unwrap(model)
+    layers.unwrap(model)
     del model.adapters, model.active_name
     return model
 
 
-def remove(model, name):
+def remove(model: nn.Module, name: str) -> nn.Module:
     """Tira um adaptador do modelo; se era o ativo, o último que resta passa a agir. Devolve o modelo."""
     choose("o adaptador", name, adapters(model))
     unmerge(model)
-    for layer in modules.layers(model).values():
+    for _, layer in layers.wrapped(model):
         layer.remove(name)
         layer.switch(layer.active)
-    modules.unwrap(model)
+    layers.unwrap(model)
     model.adapters = {n: config for n, config in adapters(model).items() if n != name}
     if model.adapters and model.active_name == name:
         activate(model, list(model.adapters)[-1])
     return model
 
 
-def save(model, folder, name=None):
+def save(model: nn.Module, folder: str | Path, name: str | None = None) -> None:
     """Grava um adaptador, o ativo se `name` não vem, em `folder`, no formato de peft: ver `interchange`.
 
     `target_modules` vai por extenso, porque "all-linear" de peft inclui a cabeça. Vai também um resumo da base em que o
     adaptador treinou, que `load` confere.
     """
     name = active(model) if name is None else name
-    values, config, base = saved(model, name), adapters(model)[name], None
+    values, config = saved(model, name), adapters(model)[name]
     if hasattr(config, "target_modules"):
         config = dataclasses.replace(config, target_modules=modules.targets(model, name))
     if hasattr(config, "export"):
         config, values = config.export(model, name, values)
-    if not isinstance(config, FullConfig):
-        with disabled(model):
-            base = modules.fingerprint(model)
+    base = None if isinstance(config, FullConfig) else modules.fingerprint(model)
     interchange.write(folder, config, values, base)
 
 
-def load(model, folder, name="default"):
+def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Module:
     """Põe no modelo, com o nome `name` e já ativo, um adaptador que `save` ou peft gravou. Devolve o modelo.
 
     Levanta FileNotFoundError se falta um arquivo, OSError se está cortado e ValueError se não é deste modelo: nesses
@@ -286,10 +281,12 @@ def load(model, folder, name="default"):
         config, values = config.restore(values)
     with torch.device("meta"):  # o mesmo modelo, sem pesos: as formas se conferem sem tocar no verdadeiro
         blank = type(model)(copy.deepcopy(model.config))
-    known = [module for module, _ in blank.named_modules()]
+    known = [module for module, _ in layers.walk(blank, every_name=True)]
     if isinstance(listed := config.modules_to_save or (), tuple):  # peft lista também cabeças que o modelo não tem
         config = dataclasses.replace(config, modules_to_save=tuple(m for m in listed if modules.ending_in(known, m)))
-    interchange.check(folder, values, saved(apply(blank, config), "default"))
+    expected = saved(apply(blank, config), "default")
+    values = interchange.reconcile(folder, values, expected, {n: p for n, _, p in modules.base_parameters(model)})
+    interchange.check(folder, values, expected)
     apply(model, config, name)
     with torch.no_grad():
         for key, tensor in saved(model, name).items():

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftcourse import modules
+from ftcourse.layers import unwrap, wrap, wrapped
 from ftcourse.lora import LoraConfig, LoraLayer
 
 
@@ -27,13 +28,13 @@ class PissaConfig(LoraConfig):
 
     variant: ClassVar[dict] = {"init_lora_weights": "pissa"}
 
-    def inject(self, model, name):
-        """Envolve as camadas escolhidas e dá a cada uma o A e o B que saem do seu peso; devolve as camadas.
+    def inject(self, model: nn.Module, name: str) -> None:
+        """Envolve as camadas escolhidas e dá a cada uma o A e o B que saem do seu peso.
 
         Levanta ValueError se o peso de uma delas não se lê.
         """
-        chosen = modules.readable(self.choose(model))
-        return [modules.wrap(model, target, PissaLayer).add(name, self) for target in chosen]
+        for target in modules.readable(self.choose(model)):
+            wrap(model, target, PissaLayer).add(name, self)
 
 
 class PissaLayer(LoraLayer):
@@ -44,7 +45,7 @@ class PissaLayer(LoraLayer):
         self.initial = nn.ModuleDict()  # {nome: A₀ e B₀, que não treinam}
 
     @torch.no_grad()
-    def add(self, name, config):
+    def add(self, name: str, config: LoraConfig) -> "PissaLayer":
         """Um adaptador novo: A e B da SVD do peso, em float32. Devolve a camada."""
         super().add(name, config)
         U, S, Vt = torch.linalg.svd(self.weight.float(), full_matrices=False)
@@ -74,7 +75,7 @@ class PissaLayer(LoraLayer):
 
 
 @torch.no_grad()
-def to_lora(model, name="default"):
+def to_lora(model: nn.Module, name: str = "default") -> nn.Module:
     """Faz de um adaptador PiSSA um LoRA de posto 2r sobre o W original, que se lê sem refazer a SVD. Devolve o modelo.
 
     Responde o mesmo, a menos de arredondamento; no treino, o dropout passa a valer também para A₀. Levanta ValueError
@@ -87,16 +88,16 @@ def to_lora(model, name="default"):
     targets, whole = modules.targets(model, name), config.modules_to_save
     lora = LoraConfig(2 * config.r, alpha, config.lora_dropout, config.use_rslora, targets, whole)
     lora.choose(model)
-    for target, layer in modules.layers(model).items():
+    for target, layer in wrapped(model):
         layer.unmerge()
         if isinstance(layer, PissaLayer) and name in layer.lora_A:
             start, trains = layer.initial[name], layer.lora_A[name].requires_grad
-            new = modules.wrap(model, target.replace(".base_layer", ""), LoraLayer).add(name, lora)
+            new = wrap(model, target, LoraLayer).add(name, lora)
             new.lora_A[name].copy_(torch.cat([layer.lora_A[name], start.A])).requires_grad_(trains)
             new.lora_B[name].copy_(torch.cat([layer.lora_B[name], -start.B], dim=1)).requires_grad_(trains)
             if layer.active == name:
                 new.active, layer.active = name, None
             layer.remove(name)
-    modules.unwrap(model)
+    unwrap(model)
     model.adapters = {**model.adapters, name: lora}
     return model

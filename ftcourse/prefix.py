@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftcourse import modules
+from ftcourse.layers import wrap, wrapped
 from ftcourse.virtual_tokens import VirtualTokens, VirtualTokensConfig, positions, seen
 
 
@@ -49,17 +50,17 @@ class PrefixTuningConfig(VirtualTokensConfig):
         if (size := self.encoder_hidden_size) is not None and not modules.is_count(size):
             raise ValueError(f"encoder_hidden_size={size!r}: é um inteiro a partir de 1, ou None.")
 
-    def inject(self, model, name):
-        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`; devolve a camada, numa lista.
+    def inject(self, model: nn.Module, name: str) -> None:
+        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`.
 
         Levanta UnsuitableModel se não reconhece as atenções do modelo, e ValueError se P não cabe nas posições dele.
         """
         keys = modules.by_role(model, "key")
-        return [modules.wrap(model, self.place(model), PrefixLayer).add(name, self, model, keys)]
+        wrap(model, self.place(model), PrefixLayer).add(name, self, model, keys)
 
     def export(self, model, name, tensors):
         """P, já calculado, no lugar do MLP de que saiu."""
-        [layer] = [m for m in modules.layers(model).values() if isinstance(m, PrefixLayer)]
+        [layer] = [layer for _, layer in wrapped(model) if isinstance(layer, PrefixLayer)]
         own = layer.tensors(name)
         rest = {n: value for n, value in tensors.items() if n not in own}
         config, rest = super().export(model, name, rest)
@@ -81,7 +82,6 @@ class PrefixLayer(VirtualTokens):
 
     def add(self, name, config, model, keys):
         """Um adaptador novo: P, ou P' e o MLP, sorteados como `nn.Embedding` e `nn.Linear`. Devolve a camada."""
-        self.remove(name)
         self.sizes = [2 * key.out_features for key in keys.values()]
         p, width, total, device = config.num_virtual_tokens, self.sizes[0] // 2, sum(self.sizes), self.weight.device
         columns = width if config.prefix_projection else total

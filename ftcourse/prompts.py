@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from ftcourse import modules
 from ftcourse.files import choose
+from ftcourse.layers import bare, wrap
 from ftcourse.virtual_tokens import VirtualTokens, VirtualTokensConfig, positions, seen
 
 
@@ -59,14 +60,13 @@ class PromptTuningConfig(VirtualTokensConfig):
                 f"num_transformer_submodules={self.num_transformer_submodules!r}: é 1, a pilha que lê o texto."
             )
 
-    def inject(self, model, name):
-        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`; devolve a camada, numa lista.
+    def inject(self, model: nn.Module, name: str) -> None:
+        """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`.
 
         Levanta ValueError se P não cabe nas posições do modelo ou se não há nele as fichas do começo.
         """
-        table = model.get_input_embeddings()
-        P = self.initial(getattr(table, "bare", table))
-        return [modules.wrap(model, self.place(model), PromptLayer).add(name, P, model)]
+        P = self.initial(bare(model.get_input_embeddings()))
+        wrap(model, self.place(model), PromptLayer).add(name, P, model)
 
     @torch.no_grad()
     def initial(self, table):

@@ -19,20 +19,26 @@ O gradiente atravessa Ŵ, que não muda. O que fica fora dos 4 bits (representa�
 pesa num modelo pequeno.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from ftcourse import modules
+from ftcourse.layers import put, wrapped
 from ftcourse.nf4 import NF4Linear
 
 
-def quantize_model(model, target_modules="all-linear", block_size=64, double_quant=True):
+def quantize_model(
+    model: nn.Module, target_modules: str | Sequence[str] = "all-linear", block_size: int = 64,
+    double_quant: bool = True,
+) -> nn.Module:  # fmt: skip
     """Põe em NF4 os pesos das camadas que `target_modules` escolhe, nunca os da cabeça. Devolve o mesmo modelo.
 
     Para as escolhas, ver `modules.find`; para o resto, `nf4.NF4Weight`. O que já está em NF4 fica como está. Levanta
     ValueError, sem mudar nada, se o modelo tem adaptadores ou se um peso não se pode quantizar.
     """
-    if modules.layers(model):
+    if wrapped(model):
         raise ValueError("O modelo já tem um adaptador, que treinou sobre outros pesos: quantize antes de aplicá-lo.")
     ready = {}
     for name, layer in modules.find(model, target_modules, outside=modules.head(model)).items():
@@ -46,7 +52,7 @@ def quantize_model(model, target_modules="all-linear", block_size=64, double_qua
     return model
 
 
-def prepare(model):
+def prepare(model: nn.Module) -> nn.Module:
     """O que `prepare_model_for_kbit_training` de peft faz, e `methods.apply` ainda não. Devolve o mesmo modelo.
 
     As normas, as representações e a cabeça passam a float32, em que um passo pequeno não se perde no arredondamento; as
@@ -60,16 +66,16 @@ def prepare(model):
     return model
 
 
-def dequantize_model(model):
+def dequantize_model(model: nn.Module) -> nn.Module:
     """Troca cada NF4Linear, com adaptador ou sem, por uma camada linear com o mesmo Ŵ. Devolve o mesmo modelo.
 
     É o passo que falta para `methods.merge`: W + ΔW em 16 ou 32 bits guarda o ΔW que outra ida aos 4 bits apagaria. O
     erro da primeira ida fica: Ŵ não volta a ser W.
     """
-    for name, layer in list(model.named_modules()):
+    for layer in [*model.modules()]:
         if isinstance(layer, NF4Linear):
             with torch.device("meta"):  # nada a sortear: peso e viés já existem
                 linear = nn.Linear(layer.in_features, layer.out_features, bias=False)
             linear.weight, linear.bias = nn.Parameter(layer.weight, requires_grad=False), layer.bias
-            model.set_submodule(name, linear.train(layer.training))
+            put(model, layer, linear.train(layer.training))
     return model

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import nn
 
 from ftcourse import modules
-from ftcourse.modules import AdapterLayer
+from ftcourse.layers import AdapterLayer, walk
 
 TASK_TYPES = {"ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS"}  # as outras, SEQ_CLS
 
@@ -40,19 +40,14 @@ class VirtualTokensConfig:
         if not modules.is_count(self.num_virtual_tokens):
             raise ValueError(f"num_virtual_tokens={self.num_virtual_tokens!r}: é um inteiro a partir de 1, como 20.")
 
-    def place(self, model):
+    def place(self, model: nn.Module) -> str:
         """O nome da tabela de embeddings de entrada, que guarda as fichas. Levanta ValueError se elas não cabem."""
         for stack in modules.stacks(model):
             fits(stack, self.num_virtual_tokens, 1)
         table = model.get_input_embeddings()
-        name = next(name for name, module in modules.named_outer(model).items() if module is table)
-        if f"{name}.".startswith(tuple(f"{whole}." for whole in self.modules_to_save or ())):
-            raise ValueError(
-                f"modules_to_save: {name} treinaria inteiro, e as fichas virtuais entram por ele. Tire-o da lista."
-            )
-        return name
+        return next(name for name, module in walk(model) if module is table)
 
-    def export(self, model, name, tensors):
+    def export(self, model: nn.Module, name: str, tensors: dict) -> tuple["VirtualTokensConfig", dict]:
         """Os ajustes e os tensores que vão para o arquivo, com a tarefa que diz a peft como chamar o modelo."""
         if modules.head(model):
             task = next((task for end, task in TASK_TYPES.items() if type(model).__name__.endswith(end)), "SEQ_CLS")
@@ -62,7 +57,7 @@ class VirtualTokensConfig:
             task = "CAUSAL_LM" if model.can_generate() else "FEATURE_EXTRACTION"
         return replace(self, task_type=task), tensors
 
-    def restore(self, values):
+    def restore(self, values: dict) -> tuple["VirtualTokensConfig", dict]:
         """Os ajustes e os tensores de um arquivo.
 
         Levanta ValueError, sem reservar memória, se P falta ou não tem p linhas.
@@ -139,19 +134,10 @@ class VirtualTokens(AdapterLayer):
     def __init__(self, base_layer):
         super().__init__(base_layer)
         self.prompt_embeddings = nn.ParameterDict()  # {nome: (p, …)}
-        self.hooks = []
 
-    def of_the_model(self, key):
+    def of_the_model(self, key: str) -> bool:
         """As fichas virtuais são do modelo inteiro."""
         return True
-
-    def remove(self, name):
-        """Esquece um adaptador; com o último saem os ganchos."""
-        super().remove(name)
-        if not self.names():
-            for hook in self.hooks:
-                hook.remove()
-            self.hooks = []
 
     def forward(self, ids):
         return self.base_layer(ids)

@@ -18,8 +18,8 @@ from toys import TINY, shake, tiny
 from transformers.masking_utils import eager_mask
 
 import conftest
-from ftcourse import adapters, files, methods, modules, qlora
-from ftcourse.adapters import NON_LINEARITIES, Entrance, HoulsbyConfig, HoulsbyLayer, PfeifferConfig, PfeifferLayer
+from ftcourse import bottleneck, files, layers, methods, modules, qlora
+from ftcourse.bottleneck import NON_LINEARITIES, Entrance, HoulsbyConfig, HoulsbyLayer, PfeifferConfig, PfeifferLayer
 
 FOLDER = toys.ROOT / "tests" / "fixtures" / "adapters"
 CASES = {  # os ajustes daqui que fazem o que a biblioteca fez em cada caso
@@ -206,7 +206,7 @@ transformers.AttentionMaskInterface.register("old_t5", eager_mask)
 @cases
 def test_in_bfloat16_all_is_equal_with_the_adapter_in_the_type_of_the_library(family, case):
     model = hand(family, case, torch.bfloat16)
-    for layer in modules.layers(model).values():
+    for _, layer in layers.wrapped(model):
         layer.bfloat16()
     if family.startswith("t5"):
         model.set_attn_implementation("old_t5")
@@ -441,7 +441,7 @@ def test_a_module_under_the_adapter_does_not_train_whole_and_the_norm_of_BERT_do
     """Uma cópia inteira tomaria o lugar do adaptador. A norma de depois da soma, ao contrário, é lida onde estiver."""
     model = tiny(family, seed=1)
     before, ends = toys.photo(model), modules.by_role(model, "down")
-    places = {adapters.surroundings(end)[part] for end in ends for part in ((0,) if method == "houlsby" else (0, 1))}
+    places = {bottleneck.surroundings(end)[part] for end in ends for part in ((0,) if method == "houlsby" else (0, 1))}
     for place in places:
         with pytest.raises(ValueError, match=rf"modules_to_save: {place} treinaria inteiro.*Tire-o da lista"):
             methods.apply(model, method, modules_to_save=[place])
@@ -466,7 +466,7 @@ def test_a_model_of_another_family_is_told(method):
     for model, words in ((gpt2, r"papel de .*BERT, LLaMA e T5"), (odd, r"adaptador depois de block\.\w+_proj")):
         with pytest.raises(modules.UnsuitableModel, match=words):
             methods.METHODS[method](modules_to_save=()).inject(model, "default")
-        assert not modules.layers(model)
+        assert not layers.wrapped(model)
 
 
 @both

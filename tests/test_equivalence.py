@@ -1,7 +1,6 @@
 """À mão == peft: saídas, gradientes, passos do otimizador, fusão e geração, em modelos de tamanhos sorteados."""
 
 import copy
-import functools
 
 import peft
 import pytest
@@ -9,7 +8,7 @@ import torch
 import transformers
 from toys import GENERATE, TINY, WITH_HEAD, logits, shake, tiny, tiny_batch
 
-from ftcourse import methods, modules
+from ftcourse import layers, methods, modules
 
 SETTINGS = {
     "α/r": {"method": "lora", "r": 3, "lora_alpha": 5},
@@ -17,7 +16,7 @@ SETTINGS = {
     "DoRA": {"method": "dora", "r": 3, "lora_alpha": 5},
     "IA³": {"method": "ia3"},
 }
-WITH_DROPOUT = {name: settings for name, settings in SETTINGS.items() if settings["method"] != "ia3"}
+WITH_DROPOUT = {n: plan for n, plan in SETTINGS.items() if hasattr(methods.METHODS[plan["method"]], "lora_dropout")}
 SEEDS = range(3)
 families = pytest.mark.parametrize("family", TINY)
 settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -36,12 +35,9 @@ def pair(family, seed, folder, dtype=torch.float32, *, method, **settings):
 
 def trained(model):
     """O que treina em peft, com os nomes de `methods.tensors`."""
-    names = {"base_model.model.": "", ".modules_to_save": "", ".default": "", "_vector.weight": "_vector"}
-    return {
-        functools.reduce(lambda text, change: text.replace(*change), names.items(), name): parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    state = peft.get_peft_model_state_dict(model).items()
+    names = {tensor.data_ptr(): name.removeprefix("base_model.model.") for name, tensor in state}
+    return {names[parameter.data_ptr()]: parameter for parameter in model.parameters() if parameter.requires_grad}
 
 
 def both(hand, theirs):
@@ -56,12 +52,11 @@ def merged_by_peft(theirs):
 
     `merge_and_unload` de peft 0.21.2, com IA³, tropeça numa cabeça que não é uma camada só, como o pooler de BERT.
     """
+    plain = type(theirs.get_base_model())(theirs.get_base_model().config).state_dict().keys()
     theirs.merge_adapter()
-    state = {}
-    for name, tensor in theirs.get_base_model().state_dict().items():
-        if not any(part in name for part in ("lora_", "ia3_l", "original_module")):
-            state[name.replace(".base_layer", "").replace(".modules_to_save.default", "")] = tensor
-    return theirs, state
+    state = theirs.get_base_model().state_dict().items()
+    named = {n.replace(".base_layer", "").replace(".modules_to_save.default", ""): tensor for n, tensor in state}
+    return theirs, {name: named[name] for name in plain}
 
 
 def backward(model, dropout_seed=0):
@@ -72,7 +67,7 @@ def backward(model, dropout_seed=0):
 
 
 def assert_equal(pairs):
-    assert pairs and not [name for name, (one, other) in pairs.items() if not torch.equal(one, other)]
+    assert pairs and not [n for n, (one, other) in pairs.items() if not torch.equal(one.view_as(other), other)]
 
 
 @families
@@ -155,8 +150,8 @@ def test_generation_is_equal_token_for_token(tmp_path, family, settings, seed):
 
 def same_head(hand, theirs):
     """Põe a cabeça daqui em bfloat16, como a de peft, que só leva a float32 os adaptadores."""
-    for layer in modules.layers(hand).values():
-        if isinstance(layer, modules.TrainedCopy):
+    for _, layer in layers.wrapped(hand):
+        if isinstance(layer, layers.TrainedCopy):
             layer.bfloat16()
     assert all(one.dtype == other.dtype for one, other in both(hand, theirs).values())
 
@@ -249,7 +244,8 @@ def test_by_role_the_vectors_are_where_the_paper_puts_them(family):
     """K e V na saída, a volta do feed-forward na entrada; a atenção cruzada de T5 também."""
     model = methods.apply(tiny(family), "ia3")
     vectors = {n.removesuffix(".ia3_l"): p for n, p in methods.tensors(model, "default").items() if "ia3_l" in n}
-    on_input = {n.rsplit(".", 2)[-1] if "bert" not in family else n[-12:] for n, p in vectors.items() if len(p) == 1}
+    held = [(n, layer) for n, layer in layers.wrapped(model) if n in vectors and layer.on_input["default"]]
+    on_input = {n.rsplit(".", 2)[-1] if "bert" not in family else n[-12:] for n, _ in held}
     assert on_input == {{"b": "output.dense", "l": "down_proj", "t": "wo"}[family[0]]}
     config = model.config
     blocks = config.num_layers * 2 if family.startswith("t5") else config.num_hidden_layers
@@ -317,8 +313,8 @@ def test_on_a_bfloat16_base_what_bitfit_trains_is_float32(family, trains):
     hand, _ = bitfit_pair(family, trains, torch.bfloat16)
     three_steps(hand, tensors := methods.tensors(hand, "default"))
     assert {p.dtype for p in tensors.values()} == {torch.float32}
-    for layer in modules.layers(hand).values():
-        if isinstance(layer, modules.TrainedCopy):
+    for _, layer in layers.wrapped(hand):
+        if isinstance(layer, layers.TrainedCopy):
             layer.bfloat16()
     answer = logits(hand)
     assert torch.equal(logits(methods.merge(hand)), answer)

@@ -312,6 +312,7 @@ def config(**changes):
     """Um estrago nos ajustes; None tira o campo."""
 
     def damage(folder):
+        weights(dict.copy)(folder)  # sem o resumo dos ajustes, que os arquivos de peft não trazem
         fields = json.loads((folder / CONFIG).read_text()) | changes
         (folder / CONFIG).write_text(json.dumps({name: v for name, v in fields.items() if v is not None}))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from toys import PAIRS, REFUSALS, TINY, WITH_HEAD, logits, mergeable, photo, shake, tiny, tiny_batch
 
-from ftcourse import methods, modules
+from ftcourse import layers, methods, modules
 from ftcourse.dora import DoraConfig, DoraLayer
 from ftcourse.ia3 import IA3Layer
 from ftcourse.lora import LoraConfig, LoraLayer
@@ -55,9 +55,10 @@ def train(model, steps=2):
 
 def base(model):
     """Os pesos do modelo sem os adaptadores, com os nomes que tinham."""
-    own = {f"{path}.{name}." for path, layer in modules.layers(model).items() for name, _ in layer.named_children()}
-    own = tuple(prefix for prefix in own if not prefix.endswith(".base_layer."))
-    return {n.replace(".base_layer", ""): t for n, t in model.state_dict().items() if not n.startswith(own)}
+    own = {id(p) for _, layer in layers.wrapped(model) for held in layer.own().values() for p in held.parameters()}
+    own |= {id(b) for _, layer in layers.wrapped(model) for held in layer.own().values() for b in held.buffers()}
+    state = model.state_dict(keep_vars=True)
+    return {n.replace(".base_layer", ""): t.detach() for n, t in state.items() if id(t) not in own}
 
 
 # ---------------------------------------------------------------- aplicar e treinar
@@ -108,8 +109,8 @@ def test_a_layer_is_wrapped_never_copied(method, family):
     model = tiny(family)
     before, parameters = dict(model.named_modules()), dict(model.named_parameters())
     methods.apply(model, method)
-    wrapped = modules.layers(model)
-    assert wrapped and all(layer.base_layer is before[name] for name, layer in wrapped.items())
+    wrapped = layers.wrapped(model)
+    assert wrapped and all(layer.bare is before[name] for name, layer in wrapped)
     now = {id(p) for p in model.parameters()}
     assert {id(p) for p in parameters.values()} <= now
     methods.remove(model, "default")
@@ -233,7 +234,7 @@ def test_disabled_gives_the_base_back_and_then_all_is_as_before(method, family, 
         raise RuntimeError("no meio")
     assert photo(model)[0] == before and torch.equal(logits(model), answer)
     assert trains == [p.requires_grad for p in model.parameters()]
-    assert all((layer.unmerged is not None) == merged for layer in modules.layers(model).values())
+    assert all((layer.unmerged is not None) == merged for _, layer in layers.wrapped(model))
 
 
 # ---------------------------------------------------------------- vários adaptadores
@@ -457,16 +458,17 @@ def test_one_layer_of_ia3_is_the_formula(d_in, d_out, on_input, bias, seed):
     layer = IA3Layer(linear).add("default", on_input)
     layer.active, original, plain = "default", bits(linear), linear(x)
     vector = layer.ia3_l["default"]
-    assert vector.shape == ((1, d_in) if on_input else (d_out, 1)) and (vector == 1).all()
+    assert vector.shape == (d_in if on_input else d_out,) and (vector == 1).all()
+    assert layer.kept("default")["ia3_l"].shape == ((1, d_in) if on_input else (d_out, 1))  # a forma de peft
     assert torch.equal(layer(x), plain)
     with torch.no_grad():
         vector.normal_()
         answer = layer(x)
-        scale, b = vector.flatten(), linear.bias if bias else 0
+        scale, b = vector, linear.bias if bias else 0
         torch.testing.assert_close(answer, (x * scale) @ linear.weight.T + b if on_input else plain * scale)
         layer.merge()
         torch.testing.assert_close(layer(x), answer)
-        assert torch.equal(bits(linear)["weight"], original["weight"] * vector)
+        assert torch.equal(bits(linear)["weight"], original["weight"] * (vector if on_input else vector[:, None]))
         if bias:  # o viés de W₂ não passa por l
             assert torch.equal(linear.bias, original["bias"] if on_input else original["bias"] * scale)
         layer.unmerge()

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from toys import logits, photo, shake, tiny, tiny_batch
 
-from ftcourse import methods, modules
+from ftcourse import layers, methods, modules
 from ftcourse.interchange import CONFIG, WEIGHTS
 
 families = pytest.mark.parametrize("family", ["bert", "llama lm", "t5 lm"])
@@ -42,10 +42,10 @@ class VeraConfig:
         )
         shared.register_buffer("A", torch.randn(self.r, d_in, device=model.device))
         shared.register_buffer("B", torch.randn(d_out, self.r, device=model.device))
-        return [modules.wrap(model, target, VeraLayer).add(name, self, shared) for target in chosen]
+        return [layers.wrap(model, target, VeraLayer).add(name, self, shared) for target in chosen]
 
 
-class VeraLayer(modules.AdapterLayer):
+class VeraLayer(layers.AdapterLayer):
     def __init__(self, base_layer):
         super().__init__(base_layer)
         self.vera_lambda_b, self.vera_lambda_d = nn.ParameterDict(), nn.ParameterDict()
@@ -112,8 +112,8 @@ def test_saved_and_loaded_it_answers_the_same(tmp_path, family):
     assert sorted(names) == ["base_model.vera_A", "base_model.vera_B"]
     again = methods.load(tiny(family), tmp_path)
     assert torch.equal(logits(again), logits(model)) and not torch.equal(logits(again), logits(tiny(family)))
-    layers = [layer for layer in modules.layers(again).values() if isinstance(layer, VeraLayer)]
-    assert len({id(layer.projections["default"]) for layer in layers}) == 1 < len(layers)
+    held = [layer for _, layer in layers.wrapped(again) if isinstance(layer, VeraLayer)]
+    assert len({id(layer.projections["default"]) for layer in held}) == 1 < len(held)
 
 
 @families
@@ -134,7 +134,7 @@ def test_it_is_switched_disabled_merged_and_removed_as_every_other(family):
     shake(model)
     answer = logits(model)
     torch.testing.assert_close(logits(methods.merge_and_unload(model)), answer, rtol=1e-4, atol=1e-4)
-    assert not modules.layers(model)
+    assert not layers.wrapped(model)
 
 
 TARGETS = {"bert": ["query", "output.dense"], "llama lm": ["q_proj", "down_proj"], "t5 lm": ["q", "wo"]}

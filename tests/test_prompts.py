@@ -33,7 +33,7 @@ from toys import (
     tokenizer,
 )
 
-from ftcourse import methods, modules, qlora
+from ftcourse import layers, methods, modules, qlora
 from ftcourse.interchange import CONFIG, WEIGHTS
 
 THEIRS = {"prompt": peft.PromptTuningConfig, "prefix": peft.PrefixTuningConfig}
@@ -198,8 +198,8 @@ def test_on_a_bfloat16_base_too_with_the_head_in_the_type_of_peft(plan, family):
     """O que treina fica em float32, e só a conta arredonda; a 2⁻⁷, o passo de bfloat16, onde em float32 não é zero."""
     hand, theirs = pair(family, plan, dtype=torch.bfloat16)
     assert {p.dtype for p in methods.tensors(hand, "default").values()} == {torch.float32}
-    for layer in modules.layers(hand).values():
-        if isinstance(layer, modules.TrainedCopy):
+    for _, layer in layers.wrapped(hand):
+        if isinstance(layer, layers.TrainedCopy):
             layer.bfloat16()
     (ours, loss), (others, their_loss) = answer(hand, family), answer(theirs, family)
     assert ours.dtype == torch.bfloat16
@@ -378,7 +378,7 @@ def t5_by_hand(model, inputs, rows):
 def test_in_T5_the_prefix_is_in_the_three_attentions(family, plan, seed, kernel):
     model = applied(family, plan, seed=seed)
     model.set_attn_implementation(kernel)
-    inputs, plain, [layer] = tiny_batch(model), tiny(family, seed), [*modules.layers(model).values()]
+    inputs, plain, [layer] = tiny_batch(model), tiny(family, seed), [layer for _, layer in layers.wrapped(model)]
     rows = layer.table("default").detach().chunk(3 * model.config.num_layers, dim=1)
     memory, expected = t5_by_hand(plain, inputs, rows)
     got = model(**inputs)
@@ -446,10 +446,10 @@ def test_peft_gives_T5_twice_the_rows_and_half_of_them_never_train():
     assert len(P) == 6 and (P.grad.abs().sum(1) > 0).tolist() == [True] * 3 + [False] * 3
 
 
-def square_t5(layers):
+def square_t5(depth):
     """Um T5 em que heads·d_kv = d_model, sem o que o prefixo de peft nem roda."""
     config = transformers.T5Config(
-        vocab_size=VOCABULARY, d_model=12, num_heads=2, d_kv=6, num_layers=layers, d_ff=20, decoder_start_token_id=0,
+        vocab_size=VOCABULARY, d_model=12, num_heads=2, d_kv=6, num_layers=depth, d_ff=20, decoder_start_token_id=0,
         pad_token_id=PAD, eos_token_id=EOS,
     )  # fmt: skip
     with torch.random.fork_rng():
@@ -656,7 +656,7 @@ def test_lora_prompt_and_prefix_share_a_base(family):
         assert torch.equal(logits(methods.activate(model, method)), answers[method])
     methods.merge_and_unload(methods.activate(model, "lora"))
     torch.testing.assert_close(logits(model), answers["lora"], rtol=1e-4, atol=1e-4)
-    assert not modules.layers(model) and not any(m._forward_pre_hooks for m in model.modules())
+    assert not layers.wrapped(model) and not any(m._forward_pre_hooks for m in model.modules())
 
 
 @everywhere

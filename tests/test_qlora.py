@@ -380,7 +380,7 @@ def test_a_model_that_transformers_loads_in_4_bits_is_the_one_quantized_by_hand(
         shake(methods.apply(model, "lora", r=3, lora_alpha=5))
         results.append(steps(model, 1))
     for name, layer in in_nf4(hand).items():
-        twin = modules.named_linear(theirs)[name.removesuffix(".base_layer")].bare.weight
+        twin = modules.named_linear(theirs)[name.removesuffix(".base_layer")].weight
         assert torch.equal(layer.weight.flatten(), bnb.dequantize(twin, twin.quant_state)), name
     ours, others = results
     assert ours.keys() == others.keys() and sum(name.startswith("∂") for name in ours) == 28

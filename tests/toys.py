@@ -18,7 +18,7 @@ import torch
 import transformers
 
 import conftest  # noqa: F401 (os processos que se matam somam na ordem deste e, como ele, não falam com a rede)
-from ftcourse import methods, modules, tasks, text_tasks, training
+from ftcourse import layers, methods, modules, tasks, text_tasks, training
 from ftcourse.files import DATA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,9 +239,15 @@ def photo(model):
     """Tudo o que uma recusa tem de deixar como estava: os bits, o que treina, os módulos, o adaptador que age."""
     bits = {name: tensor.float().numpy().tobytes() for name, tensor in model.state_dict().items()}
     parts = {name: (type(module), module.training) for name, module in model.named_modules()}
-    merged = {name: layer.unmerged is not None for name, layer in modules.layers(model).items()}
+    merged = [(name, type(layer), layer.unmerged is not None) for name, layer in layers.wrapped(model)]
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    return bits, parts, merged, trains, methods.adapters(model), getattr(model, "active_name", None)
+    return bits, parts, merged, trains, hooks(model), methods.adapters(model), getattr(model, "active_name", None)
+
+
+def hooks(model):
+    """Quantos ganchos há em cada módulo que os tem: {nome: quantos}."""
+    counts = {name: len(m._forward_pre_hooks) + len(m._forward_hooks) for name, m in model.named_modules()}
+    return {name: count for name, count in counts.items() if count}
 
 
 # ---------------------------------------------------------------- processos que morrem

@@ -26,7 +26,9 @@ A função σ no meio separa um adaptador de LoRA: nenhum peso da base faz a con
 """
 
 from dataclasses import dataclass
+from threading import get_ident
 from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -35,7 +37,7 @@ from torch.nn import functional as F
 from ftcourse import modules
 from ftcourse.bitfit import BitFitConfig
 from ftcourse.files import choose
-from ftcourse.modules import AdapterLayer
+from ftcourse.layers import AdapterLayer, bare, wrap
 
 NON_LINEARITIES = {"swish": F.silu, "relu": F.relu, "gelu": F.gelu}
 # Pelo final do nome da última camada linear de um sub-bloco: o módulo de onde sai u, já com o dropout, se há um; e, no
@@ -93,12 +95,6 @@ class BottleneckConfig:
                 "treinaria. Comece por 0.01."
             )
 
-    def outside(self, places):
-        """Levanta ValueError se um dos módulos em que um gargalo se apoia vai treinar inteiro, e ficar sem ele."""
-        closed = tuple(f"{name}." for name in self.modules_to_save or ())
-        if taken := [place for place in places if f"{place}.".startswith(closed)]:
-            raise ValueError(f"modules_to_save: {taken[0]} treinaria inteiro, e o adaptador age nele. Tire-o da lista.")
-
 
 @dataclass(frozen=True)
 class HoulsbyConfig(BottleneckConfig):
@@ -122,17 +118,18 @@ class HoulsbyConfig(BottleneckConfig):
             if not isinstance(given := getattr(self, setting), bool):
                 raise ValueError(f"{setting}={given!r}: é True ou False.")
 
-    def inject(self, model, name):
-        """Põe um gargalo na saída de cada sub-bloco e libera as normas; devolve as camadas.
+    def inject(self, model: nn.Module, name: str) -> None:
+        """Põe um gargalo na saída de cada sub-bloco e libera as normas.
 
-        Levanta UnsuitableModel se não reconhece os sub-blocos do modelo, e ValueError se modules_to_save toma um.
+        Levanta UnsuitableModel se não reconhece os sub-blocos do modelo.
         """
         ends = modules.by_role(model, "output", "down")
         ends = {end: linear for end, linear in ends.items() if self.cross_adapter or not end.endswith(CROSS)}
         places = {surroundings(end)[0]: linear for end, linear in ends.items()}
-        self.outside(places)
-        norms = BitFitConfig("norm", self.modules_to_save).inject(model, name) if self.train_norms else []
-        return norms + [modules.wrap(model, u, HoulsbyLayer).add(name, self, linear) for u, linear in places.items()]
+        if self.train_norms:
+            BitFitConfig("norm").inject(model, name)
+        for u, linear in places.items():
+            wrap(model, u, HoulsbyLayer).add(name, self, linear)
 
 
 @dataclass(frozen=True)
@@ -143,18 +140,14 @@ class PfeifferConfig(BottleneckConfig):
 
     non_linearity: str = "relu"
 
-    def inject(self, model, name):
-        """Põe um gargalo na saída de cada feed-forward, que lê também o que entra nele; devolve as camadas.
+    def inject(self, model: nn.Module, name: str) -> None:
+        """Põe um gargalo na saída de cada feed-forward, que lê também o que entra nele.
 
-        Levanta UnsuitableModel se não reconhece os feed-forwards do modelo, e ValueError se modules_to_save toma um.
+        Levanta UnsuitableModel se não reconhece os feed-forwards do modelo.
         """
-        places = [(*surroundings(end), linear) for end, linear in modules.by_role(model, "down").items()]
-        self.outside([name for u, x, _ in places for name in (u, x)])
-        layers = []
-        for u, x, linear in places:
-            entrance, block = modules.wrap(model, x, Entrance).add(name), model.get_submodule(u.rpartition(".")[0])
-            layers += [entrance, modules.wrap(model, u, PfeifferLayer).add(name, self, linear, entrance, block)]
-        return layers
+        for u, x, linear in [(*surroundings(end), m) for end, m in modules.by_role(model, "down").items()]:
+            entrance, block = wrap(model, x, Entrance).add(name), bare(model.get_submodule(u.rpartition(".")[0]))
+            wrap(model, u, PfeifferLayer).add(name, self, linear, entrance, block)
 
 
 class Bottleneck(nn.Module):
@@ -213,32 +206,30 @@ class PfeifferLayer(HoulsbyLayer):
 
 
 class Entrance(AdapterLayer):
-    """O módulo em que entra o x que o modelo vai somar a u: deixa-o passar e o guarda até que o gargalo o leia."""
+    """O módulo em que entra o x que o modelo vai somar a u: deixa-o passar e diz qual foi ao gargalo que o lê.
 
-    def __init__(self, base_layer):
+    Duas contas podem correr ao mesmo tempo, cada uma na sua *thread*: cada uma acha aqui o seu x, que só ela mantém
+    vivo. Quando acaba, ou se é interrompida, não resta nada.
+    """
+
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
         self.readers = nn.ModuleDict()  # {nome: nada que treine}
-        self.x = None
+        self.passing = WeakValueDictionary()  # {o número da thread: x}
 
-    def add(self, name):
-        """Passa a guardar x quando o adaptador `name` age. Devolve a camada."""
+    def add(self, name: str) -> "Entrance":
+        """Passa a dizer x quando o adaptador `name` age. Devolve a camada."""
         self.readers[name] = nn.Identity()
         return self
 
     def forward(self, x):
         if self.acting is not None:
-            self.x = x
+            self.passing[get_ident()] = x
         return self.base_layer(x)
 
+    def take(self) -> torch.Tensor:
+        """O x que passou nesta conta."""
+        return self.passing.pop(get_ident())
+
     def __getstate__(self):
-        return self.__dict__ | {"x": None}  # uma cópia do modelo não leva o x de uma conta interrompida
-
-    def switch(self, name):
-        """Troca de adaptador, e esquece o x que uma conta interrompida deixou."""
-        super().switch(name)
-        self.x = None
-
-    def take(self):
-        """O x guardado, que deixa de ocupar memória aqui."""
-        x, self.x = self.x, None
-        return x
+        return self.__dict__ | {"passing": WeakValueDictionary()}  # uma cópia do modelo não leva as contas em curso
