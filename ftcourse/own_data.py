@@ -168,7 +168,7 @@ def sniff(content: str, columns: dict[str, str]) -> str:
     def fit(separator: str) -> tuple[bool, int]:
         try:
             with long_fields(len(content)):
-                names = next(filter(any, csv_lines(content, separator)), [])
+                names: list[str] = next(filter(any, csv_lines(content, separator)), [])
         except csv.Error:
             return False, 0
         return {*map(tidy, columns.values())} <= {*map(tidy, names)}, len(names)
@@ -251,7 +251,7 @@ def read_hub(name: str, columns: dict[str, str]) -> dict[str, list[Row]]:
 
 def fetch(name: str) -> datasets.DatasetDict:
     """As divisões de um conjunto do Hub, {nome: datasets.Dataset}. Levanta o que `hub.fetch` levanta."""
-    repo, revision = hub.NAME.fullmatch(name).group("repo", "revision")
+    repo, revision = hub.parts(name)
     if not constants.HF_HUB_OFFLINE:
         hub.reach()
     with hub.explained(name, "datasets/"):
@@ -321,7 +321,9 @@ def row(where: str, columns: dict[str, str], given: Mapping[str, object]) -> Row
 
 def one_spelling(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """As divisões com cada rótulo escrito de um só modo. Avisa os que eram escritos de mais de um."""
-    written = defaultdict(dict)  # rótulo → cada modo de escrevê-lo, e a primeira linha em que está
+    written: dict[str, dict[str, str]] = defaultdict(
+        dict
+    )  # rótulo → cada modo de escrevê-lo, e a primeira linha em que está
     for row in (row for rows in splits.values() for row in rows):
         whole = re.fullmatch(r"(-?\d+)\.0", row.label)  # "1.0": a coluna de inteiros em que faltava algum, já gravada
         written[whole[1] if whole else tidy(row.label)].setdefault(row.label, row.where)
@@ -390,7 +392,9 @@ def without_repeats(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
 
 def divide(rows: Iterable[Row], seed: int, parts: Sequence[str]) -> dict[str, list[Row]]:
     """As linhas em "train" e nas divisões de `parts`, com HELD_OUT das linhas de cada classe, e ao menos uma."""
-    rng, by_label, split = random.Random(seed), defaultdict(list), defaultdict(list)
+    rng = random.Random(seed)
+    by_label: dict[str, list[Row]] = defaultdict(list)
+    split: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_label[row.label].append(row)
     for label, group in sorted(by_label.items()):
