@@ -124,18 +124,11 @@ def read_csv(path: Path, columns: dict[str, str], encoding: str) -> Iterator[Row
     """As linhas de um CSV, separado por vírgula, ponto e vírgula ou tabulação, com os nomes das colunas na primeira."""
     content = decode(path, encoding)
     separator = sniff(content, columns)
-    last, filled = 0, []
     try:
         with long_fields(len(content)):
-            for values in (lines := csv_lines(content, separator)):
-                first, last = last + 1, lines.line_num  # uma linha entre aspas pode ocupar várias
-                if any(map(tidy, values)):
-                    filled.append((first, values))
+            filled = list(csv_rows(content, separator))
     except csv.Error as error:
-        raise ValueError(
-            f"{path}, linha {last + 1}: as aspas não fecham ou estão no lugar errado ({error}). Dentro de um texto "
-            'entre aspas, aspas se escrevem duas vezes: "".'
-        ) from error
+        raise ValueError(f"{path}, {error}") from error
     if filled and trimmed(filled[0][1], 0) == ["sep="]:
         del filled[0]
     if not filled:
@@ -146,15 +139,26 @@ def read_csv(path: Path, columns: dict[str, str], encoding: str) -> Iterator[Row
         values = trimmed(values, len(names))
         if len(values) != len(names):
             raise ValueError(
-                f"{path}, linha {line}: {len(values)} campos, e o cabeçalho tem {len(names)}. Um texto que contém "
-                f"{separator!r} vai entre aspas."
+                f"{path}, linha {line}: {len(values)} campo{'s' * (len(values) > 1)}, e o cabeçalho tem {len(names)}. "
+                f"Um texto que contém {separator!r} vai entre aspas."
             )
         yield row(f"{path.name}, linha {line}", columns, {key: values[i] for key, i in positions.items()})
 
 
-def csv_lines(content: str, separator: str):
-    """O leitor de CSV, que recusa aspas fora do lugar."""
-    return csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+def csv_rows(content: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """A linha em que começa e os campos de cada linha que não está vazia. Levanta csv.Error, numa frase."""
+    lines = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+    first = 1
+    try:
+        for values in lines:
+            if any(map(tidy, values)):
+                yield first, values
+            first = lines.line_num + 1  # uma linha entre aspas pode ocupar várias
+    except csv.Error as error:
+        raise csv.Error(
+            f"linha {first}: as aspas não fecham ou estão no lugar errado ({error}). Dentro de um texto entre aspas, "
+            'aspas se escrevem duas vezes: "".'
+        ) from error
 
 
 def sniff(content: str, columns: dict[str, str]) -> str:
@@ -168,7 +172,7 @@ def sniff(content: str, columns: dict[str, str]) -> str:
     def fit(separator: str) -> tuple[bool, int]:
         try:
             with long_fields(len(content)):
-                names: list[str] = next(filter(any, csv_lines(content, separator)), [])
+                _, names = next(csv_rows(content, separator), (1, []))
         except csv.Error:
             return False, 0
         return {*map(tidy, columns.values())} <= {*map(tidy, names)}, len(names)

@@ -8,6 +8,7 @@ import importlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ftcourse.console import say
 
@@ -37,7 +38,7 @@ def verifica(exercise: str, answer: object) -> None:
         raise AssertionError(f"{exercise}: {text}")
 
 
-def returned(function: Callable, *arguments: object):
+def returned(function: Callable, *arguments: object) -> Any:
     """O que a função do aluno devolve. Levanta Wrong se não é uma função ou nada devolve, Unanswered se é `...`."""
     if not callable(function):
         raise Wrong("responda com a função, sem parênteses: verifica(número, função).")
@@ -58,7 +59,7 @@ def called(function: Callable, *arguments: object) -> float:
         raise Wrong(f"a sua função devolveu {value!r}, e o exercício pede um número.") from None
 
 
-def recognise(given, mistakes: Mapping[str, object], same: Callable[..., bool]) -> None:
+def recognise(given: object, mistakes: Mapping[str, object], same: Callable[..., bool]) -> None:
     """Levanta Wrong com a dica do engano que dá a mesma resposta. mistakes: {dica: resposta}; same: a comparação."""
     for hint, answer in mistakes.items():
         if same(given, answer):
