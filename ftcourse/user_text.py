@@ -107,8 +107,8 @@ def guess(content: bytes) -> str | None:
 
 
 def familiar(content: bytes, encoding: str) -> float:
-    """A fração de letras e sinais do português num arquivo lido com uma codificação."""
-    text = content.decode(encoding, "replace")
+    """A fração de letras e sinais do português no começo de um arquivo lido com uma codificação."""
+    text = content[: 1 << 20].decode(encoding, "replace")
     return sum(letter in FAMILIAR for letter in text) / max(1, len(text))
 
 
