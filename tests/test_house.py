@@ -131,6 +131,22 @@ def test_precommit_runs_the_ruff_that_was_tested():
     assert yaml.safe_load(text(".pre-commit-config.yaml"))["repos"][0]["rev"] == "v" + PINS["ruff"]
 
 
+PACKAGE = [path for path in sorted(ROOT.glob("ftcourse/**/*.py")) if not path.stem.startswith("nb")]  # resposta é tudo
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_every_public_function_says_its_types(path):
+    """As de cada módulo; os métodos de uma camada são os de torch, e o que recebem está na docstring."""
+    lacking = []
+    for function in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(function, ast.FunctionDef) and not function.name.startswith("_"):
+            given = function.args
+            names = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+            if function.returns is None or any(name.annotation is None for name in names):
+                lacking.append(function.name)
+    assert not lacking
+
+
 # ---------------------------------------------------------------- o que se lê
 
 
