@@ -9,7 +9,7 @@ ifneq ($(filter-out cpu,$(TORCH)),)
 $(error TORCH=$(TORCH) não existe aqui: use TORCH=cpu, para o PyTorch sem GPU, ou não use TORCH)
 endif
 
-.PHONY: ajuda aula teste slides modelos bancada bancada-velocidade
+.PHONY: ajuda aula teste teste-rapido slides modelos bancada bancada-velocidade
 .DEFAULT_GOAL := ajuda
 
 ajuda: ## lista os comandos
@@ -20,10 +20,17 @@ aula: .venv/pronto ## copia os cadernos para meus-cadernos/ e abre o JupyterLab 
 	@$(BIN)/ftcourse aluno
 	@$(BIN)/jupyter lab --allow-root --log-level=WARN $(JUPYTER_ARGS) meus-cadernos/00_comece_aqui.ipynb
 
-teste: .venv/pronto ## confere o estilo, roda os testes e todos os cadernos
+teste: .venv/pronto ## confere o estilo e os tipos, roda os testes e todos os cadernos
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --nbval-lax --nbval-current-env --nbval-cell-timeout 300 tests notebooks
+
+teste-rapido: .venv/pronto ## o mesmo sem os cadernos, em menos de três minutos: para quem mudou um arquivo
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 -m "not slow" tests
 
 slides: .ferramentas .venv/pronto ## monta a aula de LoRA em slides/pronto: HTML, PDF e notas; precisa de node, npm e Chromium
 	@$(BIN)/python slides/constroi.py

@@ -54,7 +54,7 @@ def describe():
     }
 
 
-def report():
+def report() -> str:
     """O ambiente em texto, para colar numa pergunta: versões, máquina, dados do curso e, no fim, o veredito."""
     from importlib.metadata import PackageNotFoundError
 

@@ -43,7 +43,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        reason = WAY_OUT.get(error.errno, f"{error.strerror or error}. Confira o caminho ou escolha outra pasta")
+        reason = WAY_OUT.get(error.errno or 0, f"{error.strerror or error}. Confira o caminho ou escolha outra pasta")
         raise OSError(error.errno, f"Não consegui gravar {path}: {reason}. Nada foi alterado") from error
     finally:
         try:
@@ -74,7 +74,7 @@ def check_sums(folder: Path) -> None:
     if not sums.exists():
         raise FileNotFoundError(f"Não encontrei {sums}, a lista dos arquivos do modelo. {restore}.")
     listed = [line.split() for line in sums.read_text(encoding="utf-8").splitlines()]
-    if any(len(entry) != 2 for entry in listed) or "model.safetensors" not in dict(map(reversed, listed)):
+    if any(len(entry) != 2 for entry in listed) or "model.safetensors" not in [name for _, name in listed]:
         raise OSError(f"{sums} está diferente do publicado: foi cortado ou alterado. {restore}.")
     for published, name in listed:
         if not (folder / name).exists():
@@ -85,8 +85,9 @@ def check_sums(folder: Path) -> None:
 
 def choose(what: str, given: Name, known: Iterable[Name]) -> Name:
     """Devolve `given` se estiver entre os nomes conhecidos; senão, ValueError com o que existe e o mais parecido."""
-    if given in [*known]:  # também o que não serve de chave, como uma lista, merece a resposta abaixo
+    known = [*known]
+    if given in known:  # também o que não serve de chave, como uma lista, merece a resposta abaixo
         return given
-    close = difflib.get_close_matches(str(given), known, n=1)
+    close = difflib.get_close_matches(str(given), map(str, known), n=1)
     hint = f" Você quis dizer {close[0]!r}?" if close else ""
     raise ValueError(f"Não conheço {what} {given!r}. Existe: {', '.join(map(repr, known))}.{hint}")

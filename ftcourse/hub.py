@@ -29,7 +29,7 @@ from ftcourse.model_folder import CONFIG, INDEX, TOKENIZER, WEIGHTS, check_famil
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 OTHERS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
           "merges.txt")  # fmt: skip
-NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
+NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@(\S+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PATIENCE = 3  # segundos à espera de um endereço que não responde; sozinha, a biblioteca esperaria minutos
 SPEED = 10e6  # bytes por segundo de uma rede comum, para dizer quantos minutos
@@ -44,7 +44,7 @@ def fetch(name: str, family: str) -> Path:
 
     Levanta ConnectionError, FileNotFoundError, PermissionError, MemoryError, ValueError ou OSError, com o que fazer.
     """
-    repo, revision = NAME.fullmatch(name).group("repo", "revision")
+    repo, revision = parts(name)
     with explained(name):
         held = cached(repo, revision)
         if constants.HF_HUB_OFFLINE and not held:
@@ -62,16 +62,22 @@ def fetch(name: str, family: str) -> Path:
     with explained(name):
         info = api.model_info(repo, revision=revision, files_metadata=True, timeout=2 * PATIENCE)
         config = download(api, info, CONFIG, revision or "main")  # pelo nome da revisão, que é como se acha sem rede
-    config = check_family(config, family)
+    settings = check_family(config, family)
     files, sizes = wanted(api, info), {file.rfilename: file.size for file in info.siblings}
     if not held or held.name != info.sha:
-        say(plan(name, info, sum(sizes[file] for file in files), config))
+        say(plan(name, info, sum(sizes[file] for file in files), settings))
     with explained(name):
         for file in files:  # os pesos por último: se eles estão no cache, o resto está
             path = download(api, info, file)
     return verify(
         path.parent, {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in info.siblings}
     )
+
+
+def parts(name: str) -> tuple[str, str | None]:
+    """("org/nome", revisão ou None) de um nome do Hub."""
+    repo, _, revision = name.partition("@")
+    return repo, revision or None
 
 
 def download(
@@ -233,7 +239,7 @@ def refusal(error: BaseException | None) -> errors.HfHubHTTPError | None:
 def reason(error: BaseException, name: str, kind: str) -> tuple[type[OSError] | type[ValueError], str]:
     """(exceção, frase) para um erro da biblioteca do Hub ao trazer `name`; kind: "" ou "datasets/"."""
     error = refusal(error) or error
-    repo, revision = NAME.fullmatch(name).group("repo", "revision")
+    repo, revision = parts(name)
     page, tokens = f"{constants.ENDPOINT}/{kind}{repo}", f"{constants.ENDPOINT}/settings/tokens"
     status = getattr(getattr(error, "response", None), "status_code", None)
     instead = "" if kind else f", ou use {EMBEDDED}"
@@ -268,7 +274,7 @@ def reason(error: BaseException, name: str, kind: str) -> tuple[type[OSError] | 
         )
     if status:
         return ConnectionError, f"O Hub respondeu {status} ao pedido de {repo}. Espere uns minutos e rode de novo."
-    if why := WAY_OUT.get(getattr(error, "errno", None)):
+    if why := WAY_OUT.get(getattr(error, "errno", None) or 0):
         return OSError, (
             f"Não consegui guardar {repo} no cache, {constants.HF_HUB_CACHE}: {why}. O cache muda de lugar com HF_HOME."
         )

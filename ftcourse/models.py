@@ -89,10 +89,10 @@ def load(
     """
     chosen = FAMILIES[choose("a família", family, FAMILIES)]
     settings, folder = locate(family, known_profile(profile))
-    classifies = task is not None and task.labels
-    auto = getattr(transformers, chosen.task_class if classifies else chosen.pretraining_class)
-    labels = {"id2label": dict(enumerate(task.labels)), "problem_type": None} if classifies else {}
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **labels)
+    labels = () if task is None else task.labels
+    auto = getattr(transformers, chosen.task_class if labels else chosen.pretraining_class)
+    head = {"id2label": dict(enumerate(labels)), "problem_type": None} if labels else {}
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **head)
     with torch.random.fork_rng(), model_folder.quiet():
         torch.manual_seed(seed)
         if pretrained:

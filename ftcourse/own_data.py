@@ -124,18 +124,11 @@ def read_csv(path: Path, columns: dict[str, str], encoding: str) -> Iterator[Row
     """As linhas de um CSV, separado por vírgula, ponto e vírgula ou tabulação, com os nomes das colunas na primeira."""
     content = decode(path, encoding)
     separator = sniff(content, columns)
-    last, filled = 0, []
     try:
         with long_fields(len(content)):
-            for values in (lines := csv_lines(content, separator)):
-                first, last = last + 1, lines.line_num  # uma linha entre aspas pode ocupar várias
-                if any(map(tidy, values)):
-                    filled.append((first, values))
+            filled = list(csv_rows(content, separator))
     except csv.Error as error:
-        raise ValueError(
-            f"{path}, linha {last + 1}: as aspas não fecham ou estão no lugar errado ({error}). Dentro de um texto "
-            'entre aspas, aspas se escrevem duas vezes: "".'
-        ) from error
+        raise ValueError(f"{path}, {error}") from error
     if filled and trimmed(filled[0][1], 0) == ["sep="]:
         del filled[0]
     if not filled:
@@ -146,15 +139,26 @@ def read_csv(path: Path, columns: dict[str, str], encoding: str) -> Iterator[Row
         values = trimmed(values, len(names))
         if len(values) != len(names):
             raise ValueError(
-                f"{path}, linha {line}: {len(values)} campos, e o cabeçalho tem {len(names)}. Um texto que contém "
-                f"{separator!r} vai entre aspas."
+                f"{path}, linha {line}: {len(values)} campo{'s' * (len(values) > 1)}, e o cabeçalho tem {len(names)}. "
+                f"Um texto que contém {separator!r} vai entre aspas."
             )
         yield row(f"{path.name}, linha {line}", columns, {key: values[i] for key, i in positions.items()})
 
 
-def csv_lines(content: str, separator: str):
-    """O leitor de CSV, que recusa aspas fora do lugar."""
-    return csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+def csv_rows(content: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """A linha em que começa e os campos de cada linha que não está vazia. Levanta csv.Error, numa frase."""
+    lines = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+    first = 1
+    try:
+        for values in lines:
+            if any(map(tidy, values)):
+                yield first, values
+            first = lines.line_num + 1  # uma linha entre aspas pode ocupar várias
+    except csv.Error as error:
+        raise csv.Error(
+            f"linha {first}: as aspas não fecham ou estão no lugar errado ({error}). Dentro de um texto entre aspas, "
+            'aspas se escrevem duas vezes: "".'
+        ) from error
 
 
 def sniff(content: str, columns: dict[str, str]) -> str:
@@ -168,7 +172,7 @@ def sniff(content: str, columns: dict[str, str]) -> str:
     def fit(separator: str) -> tuple[bool, int]:
         try:
             with long_fields(len(content)):
-                names = next(filter(any, csv_lines(content, separator)), [])
+                _, names = next(csv_rows(content, separator), (1, []))
         except csv.Error:
             return False, 0
         return {*map(tidy, columns.values())} <= {*map(tidy, names)}, len(names)
@@ -251,7 +255,7 @@ def read_hub(name: str, columns: dict[str, str]) -> dict[str, list[Row]]:
 
 def fetch(name: str) -> datasets.DatasetDict:
     """As divisões de um conjunto do Hub, {nome: datasets.Dataset}. Levanta o que `hub.fetch` levanta."""
-    repo, revision = hub.NAME.fullmatch(name).group("repo", "revision")
+    repo, revision = hub.parts(name)
     if not constants.HF_HUB_OFFLINE:
         hub.reach()
     with hub.explained(name, "datasets/"):
@@ -321,7 +325,9 @@ def row(where: str, columns: dict[str, str], given: Mapping[str, object]) -> Row
 
 def one_spelling(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """As divisões com cada rótulo escrito de um só modo. Avisa os que eram escritos de mais de um."""
-    written = defaultdict(dict)  # rótulo → cada modo de escrevê-lo, e a primeira linha em que está
+    written: dict[str, dict[str, str]] = defaultdict(
+        dict
+    )  # rótulo → cada modo de escrevê-lo, e a primeira linha em que está
     for row in (row for rows in splits.values() for row in rows):
         whole = re.fullmatch(r"(-?\d+)\.0", row.label)  # "1.0": a coluna de inteiros em que faltava algum, já gravada
         written[whole[1] if whole else tidy(row.label)].setdefault(row.label, row.where)
@@ -390,7 +396,9 @@ def without_repeats(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
 
 def divide(rows: Iterable[Row], seed: int, parts: Sequence[str]) -> dict[str, list[Row]]:
     """As linhas em "train" e nas divisões de `parts`, com HELD_OUT das linhas de cada classe, e ao menos uma."""
-    rng, by_label, split = random.Random(seed), defaultdict(list), defaultdict(list)
+    rng = random.Random(seed)
+    by_label: dict[str, list[Row]] = defaultdict(list)
+    split: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_label[row.label].append(row)
     for label, group in sorted(by_label.items()):

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
         codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 PAGES = ("cp1252", "mac_roman", "cp850")  # Excel no Windows, Excel no Mac, o console do Windows
 WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
@@ -43,7 +43,8 @@ def decode(path: Path, encoding: str) -> str:
     """
     content = path.read_bytes()
     try:
-        text = content.decode(encoding)
+        known = codecs.lookup(encoding).name.removesuffix("-sig")
+        text = content.decode(known)
     except (LookupError, TypeError) as error:
         raise ValueError(
             f"Não conheço a codificação {encoding!r}. As comuns são 'utf-8' e 'cp1252', a do Excel no Windows."
@@ -52,9 +53,9 @@ def decode(path: Path, encoding: str) -> str:
         start = getattr(error, "start", 0)
         raise ValueError(
             f"{path}, linha {line_of(content, start)}: o byte {content[start]:#04x} não é {encoding}. "
-            + way_out(content)
+            + way_out(content, known)
         ) from error
-    text, known = text.replace("\ufeff", ""), codecs.lookup(encoding).name
+    text = text.replace("\ufeff", "")
     wrong = text.find("\0")
     if wrong < 0 and known != "utf-8" and (likely := guess(content)) != known:
         if likely == "utf-8":
@@ -64,7 +65,7 @@ def decode(path: Path, encoding: str) -> str:
             wrong = control.start()
     if wrong >= 0:
         line, near = line_of(text[:wrong].encode("utf-8", "replace")), text[max(0, wrong - 2) : wrong + 3]
-        raise ValueError(f"{path}, linha {line}: lido como {encoding}, sai {near!r}. {way_out(content)}")
+        raise ValueError(f"{path}, linha {line}: lido como {encoding}, sai {near!r}. {way_out(content, known)}")
     return text
 
 
@@ -72,11 +73,13 @@ def line_of(content: bytes, position: int | None = None) -> int:
     return len(BREAK.findall(content[:position])) + 1
 
 
-def way_out(content: bytes) -> str:
+def way_out(content: bytes, known: str) -> str:
     """O que fazer com um arquivo que não está na codificação que se disse."""
     likely = guess(content)
     if likely is None:
         return "O arquivo tem bytes nulos: estragou-se, ou não é texto. Se é uma planilha, grave-a em CSV UTF-8."
+    if likely == known:
+        return "O arquivo se estragou ali, ou foi cortado: copie-o outra vez de onde veio."
     if likely == "utf-8":
         return 'O arquivo é UTF-8: tire encoding=, ou passe encoding="utf-8".'
     shown = content.decode("utf-8", "replace")
@@ -104,11 +107,8 @@ def guess(content: bytes) -> str | None:
 
 
 def familiar(content: bytes, encoding: str) -> float:
-    """A fração de letras e sinais do português num arquivo lido com uma codificação; -1 se não se lê."""
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        return -1
+    """A fração de letras e sinais do português no começo de um arquivo lido com uma codificação."""
+    text = content[: 1 << 20].decode(encoding, "replace")
     return sum(letter in FAMILIAR for letter in text) / max(1, len(text))
 
 

@@ -56,7 +56,7 @@ def test_an_answer_is_a_python_value_or_the_text_itself(text, value):
 # ---------------------------------------------------------------- em qualquer console
 
 
-CONSOLES = ["cp1252", "ascii", "latin-1", "cp850", "utf-8"]
+CONSOLES = ["cp1252", "ascii", "latin-1", "utf-8"]
 
 
 def run(console, *arguments):

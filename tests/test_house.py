@@ -1,6 +1,7 @@
 """A casa: o que pyproject.toml declara vale nos outros arquivos, o make faz o que promete e a wheel leva os dados."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from ftcourse import environment
 
@@ -38,7 +40,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CITATION.cff", ".github/workflows/ci.y
 LINKED = [ROOT / name for name in PAGES]
 LINKED += sorted((ROOT / "notebooks").glob("*.ipynb"))
 DOCUMENTS = [p for pattern in ("*.md", "data/**/*.md") for p in sorted(ROOT.glob(pattern))]
-NAMES = {"sklearn": "scikit-learn", "yaml": "pyyaml", "IPython": "ipython"}  # o nome no import → o nome no PyPI
+NAMES = {"sklearn": "scikit-learn", "yaml": "pyyaml", "xdist": "pytest-xdist"}  # o nome no import → o nome no PyPI
 
 
 def text(name):
@@ -54,19 +56,64 @@ def test_a_dependency_has_a_floor_no_ceiling_and_a_tested_version(requirement):
     assert PINS[canonicalize_name(requirement.name)] in requirement.specifier
 
 
+def code(path):
+    """O código de um arquivo de Python, ou das células de um caderno, sem as linhas que são do IPython."""
+    if path.suffix == ".py":
+        return path.read_text("utf-8")
+    cells = [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    return re.sub(r"^(\s*)[%!].*$", r"\1pass", "\n".join("".join(cell["source"]) for cell in cells), flags=re.M)
+
+
+def imported(paths):
+    """O que se importa de fora do repositório e da biblioteca padrão, pelo nome no PyPI."""
+    names = set()
+    for node in (node for path in paths for node in ast.walk(ast.parse(code(path)))):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom(level=0):
+                names.add(node.module)
+            case ast.Call(
+                func=ast.Attribute(attr="import_module" | "importorskip"), args=[ast.Constant(str(name)), *_]
+            ):
+                names.add(name)
+    ours = {"ftcourse", *(path.stem for path in SOURCES)}  # bert.py e toys.py são vizinhos de quem os importa
+    names = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"google"} - ours
+    return {canonicalize_name(NAMES.get(name, name)) for name in names}
+
+
+SOURCES = [path for folder in ("ftcourse", "data", "tests", "slides") for path in ROOT.glob(f"{folder}/**/*.py")]
+SOURCES += [ROOT / "conftest.py", *ROOT.glob("notebooks/*.ipynb")]
+# O que ninguém importa e alguém usa: a biblioteca, e o que no código a pede.
+NEEDED = {
+    "accelerate": r"import .*\bTrainer\b",
+    "pyarrow": r"\bread_parquet\(",
+    "ipywidgets": r"from tqdm\.auto import",
+}
+
+
 def test_the_package_declares_what_it_imports_and_imports_what_it_declares():
-    imported = set()
-    for path in [*ROOT.glob("ftcourse/**/*.py"), *ROOT.glob("data/**/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                imported.add(node.module.split(".")[0])
-    imported = {NAMES.get(n, n) for n in imported - set(sys.stdlib_module_names) - {"ftcourse", "google"}}
-    imported -= {path.stem for path in ROOT.glob("data/modelos/*.py")}  # vizinhos de pretreina.py
-    declared = {r.name for r in DIRECT}
-    assert imported - declared <= {"ipython"}  # só quem está num caderno a importa
-    assert declared - imported <= {"ipywidgets", "peft"}  # tqdm.auto usa a primeira; os cadernos, a segunda
+    package = imported(path for path in SOURCES if path.parts[len(ROOT.parts)] in ("ftcourse", "data"))
+    declared = {canonicalize_name(r.name) for r in DIRECT}
+    assert package - declared <= {"ipython"}  # só quem está num caderno a importa
+    assert declared - package == {*NEEDED, "peft"}  # os cadernos importam peft
+
+
+def test_everything_declares_what_it_imports():
+    assert imported(SOURCES) <= {canonicalize_name(r.name) for r in REQUIREMENTS}
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_what_is_needed_without_an_import_is_declared_while_it_is_needed(name):
+    assert name in {r.name for r in DIRECT}
+    assert any(re.search(NEEDED[name], code(path)) for path in SOURCES)
+
+
+def test_the_floor_of_accelerate_is_enough_for_trainer():
+    from transformers.utils.import_utils import ACCELERATE_MIN_VERSION
+
+    [floor] = [s.version for r in DIRECT if r.name == "accelerate" for s in r.specifier]
+    assert Version(ACCELERATE_MIN_VERSION) <= Version(floor) <= Version("1.14")  # a do Colab
 
 
 def test_environment_yml_installs_the_same_thing():
@@ -83,6 +130,22 @@ def test_environment_yml_installs_the_same_thing():
 
 def test_precommit_runs_the_ruff_that_was_tested():
     assert yaml.safe_load(text(".pre-commit-config.yaml"))["repos"][0]["rev"] == "v" + PINS["ruff"]
+
+
+PACKAGE = [path for path in sorted(ROOT.glob("ftcourse/**/*.py")) if not path.stem.startswith("nb")]  # resposta é tudo
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_every_public_function_says_its_types(path):
+    """As de cada módulo; os métodos de uma camada são os de torch, e o que recebem está na docstring."""
+    lacking = []
+    for function in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(function, ast.FunctionDef) and not function.name.startswith("_"):
+            given = function.args
+            names = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+            if function.returns is None or any(name.annotation is None for name in names):
+                lacking.append(function.name)
+    assert not lacking
 
 
 # ---------------------------------------------------------------- o que se lê
@@ -148,6 +211,23 @@ def test_make_aula_installs_copies_and_opens(house):
     assert [recipe.index(step) for step in steps] == sorted(recipe.index(step) for step in steps)
     assert "pytorch.org" not in recipe
     assert "https://download.pytorch.org/whl/cpu" in make(house, "-n", "aula", "TORCH=cpu").stdout
+
+
+@needs_make
+def test_both_make_teste_check_style_and_types_and_only_one_runs_the_notebooks(house):
+    whole, fast = (
+        make(house, "-n", "-o", ".venv/pronto", goal).stdout.splitlines() for goal in ("teste", "teste-rapido")
+    )
+    lint = [".venv/bin/ruff check", ".venv/bin/ruff format --check", ".venv/bin/mypy"]
+    assert whole[:-1] == fast[:-1] == lint
+    assert "--nbval" in whole[-1] and whole[-1].endswith(" tests notebooks")
+    assert fast[-1] == '.venv/bin/pytest -n 2 -m "not slow" tests'
+
+
+def test_windows_runs_the_lines_of_make_teste():
+    recipe = re.search(r"^teste: .*\n((?:\t.*\n)+)", text("Makefile"), re.M)[1]
+    for line in recipe.replace("\t", "").replace("$(BIN)/", ".venv\\Scripts\\").splitlines():
+        assert line in text("CONTRIBUTING.md") and line in text(".github/workflows/ci.yml")
 
 
 @needs_make

@@ -92,6 +92,7 @@ def test_the_shadowed_sitecustomize_still_runs(tmp_path):
 BAR = "import time\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(4), delay=1):\n    time.sleep(0.5)\nprint('fim')"
 
 
+@pytest.mark.slow
 def test_the_kernels_of_make_teste_reach_nobody_and_show_no_bars(tmp_path):
     """A linha do Makefile que roda os cadernos, num clone em que o único bloqueio é o que conftest.py põe."""
     arguments = re.search(r"pytest (.*--nbval.*)", (ROOT / "Makefile").read_text("utf-8"))[1].split()

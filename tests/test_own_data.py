@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import warnings
 from collections import Counter
 
@@ -224,6 +225,49 @@ def test_a_spreadsheet_or_a_half_converted_file_is_not_called_another_encoding(t
     path.write_bytes(PLAIN.encode() + "avó,1\n".encode("cp1252"))
     with pytest.raises(ValueError, match=r"linha 4: o byte 0xf3.*O resto do arquivo é UTF-8.*Corrija-a"):
         tasks.load(path)
+
+
+@pytest.mark.parametrize("encoding, cut", [("utf-16", b"\0"), ("utf-8-sig", b"\xc3"), ("cp1252", b"\x81")])
+def test_a_file_that_broke_is_not_told_to_use_the_encoding_it_uses(tmp_path, encoding, cut):
+    (tmp_path / "a.csv").write_bytes(PLAIN.encode(encoding) + cut)
+    words = r"a\.csv, linha 4: o byte 0x\w+ não é .*(se estragou ali|Corrija-a num editor)"
+    with pytest.raises(ValueError, match=words):
+        tasks.load(tmp_path / "a.csv", encoding=encoding)
+
+
+PIECES = [
+    b'"', b";", b",", b"\t", b"\n", b"\r", b"\x00", b"\xe3", b"\xc3\xa3", b"\xef\xbb\xbf", b"\xff\xfe", b"\x93",
+    b"{", b"[", b"null", b"1e999", b"\\ud83d", b"sep=;\n", b'"label"', b"\xf0\x9f\x98\x80", b"NaN", b"\x1a",
+    b"\xc2\x85",
+]  # fmt: skip
+WHOLE = {
+    ".csv": "text;label\n" + "".join(f'frase {i} “é”, "boa";{["sim", "não", "1"][i % 3]}\n' for i in range(12)),
+    ".jsonl": "".join(f'{{"text": "frase {i} “é”", "label": {["1", "true"][i % 2]}}}\n' for i in range(12)),
+    ".parquet": "PAR1",
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    suffix=st.sampled_from([*WHOLE]),
+    written=st.sampled_from(["utf-8", "utf-8-sig", "cp1252", "utf-16"]),
+    read=st.sampled_from(["utf-8", "utf-8-sig", "cp1252", "latin-1", "utf-16", "utf-32", "ascii"]),
+    put=st.lists(st.tuples(st.floats(0, 1), st.sampled_from(PIECES)), max_size=4),
+    kept=st.floats(0.3, 1),
+)
+def test_whatever_the_bytes_are_the_answer_is_a_task_or_a_sentence(tmp_path_factory, suffix, written, read, put, kept):
+    content = WHOLE[suffix].encode(written)
+    content = content[: round(kept * len(content))]
+    for where, piece in put:
+        place = round(where * len(content))
+        content = content[:place] + piece + content[place:]
+    path = tmp_path_factory.getbasetemp() / f"a{suffix}"
+    path.write_bytes(content)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tasks.load(path, encoding=read)
+    except ValueError as error:
+        assert type(error) is ValueError and re.search(rf"a\{suffix}|rótulo|classe", str(error))
 
 
 def misread(text):

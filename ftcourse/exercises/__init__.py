@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from ftcourse.console import say
 from ftcourse.formats import scalar
@@ -50,7 +51,7 @@ def number(answer: object, what: str = "a resposta") -> float:
     return value
 
 
-def returned(function: Callable, *arguments: object):
+def returned(function: Callable, *arguments: object) -> Any:
     """O que a função do aluno devolve.
 
     Levanta Wrong se não é uma função, se não aceita os argumentos do exercício, se muda algum deles ou nada devolve;
@@ -87,7 +88,7 @@ def parameters(function: Callable) -> str:
     return ", ".join(names) if names else "nada"
 
 
-def same(one: object, other: object) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Se dois argumentos são iguais, também tensores, vetores e o que há em listas e dicionários."""
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
@@ -104,7 +105,7 @@ def shortened(answer: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def recognise(given, mistakes: Mapping[str, object], same: Callable[..., bool]) -> None:
+def recognise(given: object, mistakes: Mapping[str, object], same: Callable[..., bool]) -> None:
     """Levanta Wrong com a dica do engano que dá a mesma resposta. mistakes: {dica: resposta}; same: a comparação."""
     for hint, answer in mistakes.items():
         if same(given, answer):
