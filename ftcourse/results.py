@@ -147,8 +147,9 @@ def explained(task: str) -> pd.DataFrame:
     runs = [(name, name, 1) for name in ("full", "lora")] + [*experiments.EXPLANATIONS]
     jobs = [explanation(task, best, *run) for run in runs if run[1] in best]
     found = {(job["variant"], job["steps"]): rows[key(job)]["metrics"] for job in jobs if key(job) in rows}
-    index = pd.MultiIndex.from_tuples(found, names=["variant", "steps"])
-    return pd.DataFrame([{s: m["accuracy"] for s, m in f.items()} for f in found.values()], index=index).sort_index()
+    table = [{"variant": v, "steps": n} | {s: m["accuracy"] for s, m in f.items()} for (v, n), f in found.items()]
+    columns = ["variant", "steps", "ajuda", "noticias"]
+    return pd.DataFrame(table, columns=columns).set_index(["variant", "steps"]).sort_index()
 
 
 def explanation(task: str, best: dict[str, float], variant: str, rate_of: str, times: int) -> dict:
