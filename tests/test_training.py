@@ -648,7 +648,7 @@ def test_a_gradient_that_is_not_a_number_leaves_the_weights_alone():
     model = toy_model()
     before = snapshot(model)
     model.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(FloatingPointError, match=r"O gradiente virou .* no passo 1, com lr=0\.002"):
+    with pytest.raises(FloatingPointError, match=r"O gradiente virou inf no passo 1, antes que a taxa agisse: .*ficaram"):
         run(model)
     assert same(before, model.state_dict()) == before.keys()
 
