@@ -196,10 +196,10 @@ class Cloze(TextTask):
         gap = reader.convert_tokens_to_ids(GAP)
         read = tokenize(reader, [text.replace(BLANK, GAP) for text in texts], add_special_tokens=False)
         for i, (text, ids) in enumerate(zip(texts, read)):
-            if (gaps := ids.count(gap)) != 1:
+            if not ids.count(gap) == text.count(BLANK) == 1:
                 raise ValueError(
-                    f"{where(i, text)} tem {gaps} lacunas, e a tarefa {self.name} é de uma só: escreva {BLANK} uma "
-                    "vez, no lugar da palavra que falta."
+                    f"{where(i, text)} tem {text.count(BLANK)} lacunas, e a tarefa {self.name} é de uma só: escreva "
+                    f"{BLANK} uma vez, no lugar da palavra que falta."
                 )
         return [[sentinel if i == gap else i for i in ids] for ids in read]
 

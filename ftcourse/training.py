@@ -139,10 +139,11 @@ def train(
 
 
 def whole(name, value):
-    """`value` como inteiro. Levanta ValueError se não é um, de 1 em diante."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}={value!r}: é um número de linhas, inteiro, de 1 em diante.")
-    return int(value)
+    """`value`, que pode ter vindo de numpy, como inteiro. Levanta ValueError se não é um, a partir de 1."""
+    number = value.item() if isinstance(value, np.generic) else value
+    if not modules.is_count(number):
+        raise ValueError(f"{name}={value!r}: é quantas linhas vão juntas, um inteiro a partir de 1.")
+    return number
 
 
 def blame(model, optimizer, lr, rows):
