@@ -7,6 +7,7 @@ classificar; um texto, como `evaluation.generate`, se é de escrever. O espanto 
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,8 +16,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftcourse import text_tasks
+from ftcourse.evaluation import measuring, why_not_finite
+from ftcourse.task import tokenize
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 EDGE = "\n"  # o que cerca uma frase; em nenhuma delas há quebra de linha
@@ -38,23 +42,31 @@ def tfidf(task, rows):
     return model.fit(task.train["text"], task.train["label"]).predict(rows["text"])
 
 
-@torch.no_grad()
-def surprise(model, tokenizer, sentence):
+def surprise(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """O espanto do modelo com cada ficha da frase quando ela é escondida, e a incerteza dele ali; ambos (T,), em nats.
 
     A soma do espanto é menos a pseudo-log-verossimilhança (Salazar et al., 2020, eq. 1): uma máscara por posição,
-    todas num lote só. A incerteza é a entropia da distribuição prevista.
+    todas num lote só. A incerteza é a entropia da distribuição prevista. Levanta ValueError se a frase não tem ficha
+    alguma e FloatingPointError se o espanto não é um número.
     """
-    ids = tokenizer(sentence, truncation=True, return_tensors="pt")["input_ids"].to(model.device)  # (1, T + 2)
+    ids = torch.tensor(tokenize(tokenizer, [sentence], truncation=True), device=model.device)  # (1, T + 2)
+    if ids.shape[1] < 3:
+        raise ValueError(f"A frase {sentence!r} não tem ficha alguma que se possa esconder. Tire-a.")
     inner = torch.arange(1, ids.shape[1] - 1, device=ids.device)
     batch = ids.repeat(len(inner), 1)  # (T, T + 2)
     batch[torch.arange(len(inner)), inner] = tokenizer.mask_token_id
-    hidden = model.base_model(batch).last_hidden_state[torch.arange(len(inner)), inner]  # (T, d)
-    log_p = model.cls(hidden).log_softmax(-1)  # (T, V)
-    return -log_p.gather(1, ids[0, inner, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+    with measuring(model):
+        hidden = model.base_model(batch).last_hidden_state[torch.arange(len(inner)), inner]  # (T, d)
+        log_p = model.cls(hidden).float().log_softmax(-1)  # (T, V)
+    surprise, entropy = -log_p.gather(1, ids[0, inner, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+    if not (surprise.isfinite() & entropy.isfinite()).all():
+        raise FloatingPointError(f"O espanto de {sentence[:40]!r} não é um número. {why_not_finite(model)}")
+    return surprise, entropy
 
 
-def without_labels(model, tokenizer, sentences):
+def without_labels(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> np.ndarray:
     """Uma nota por frase sem ter visto um rótulo: menos o maior excesso de espanto, espanto − incerteza. (n,)"""
     bar = tqdm(sentences, desc="lendo com uma máscara por vez", unit="frase", delay=2, leave=False)
     return np.array(
