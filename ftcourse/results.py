@@ -65,9 +65,10 @@ def origins(task: str) -> dict[str, dict]:
 
 def current(task: str, rows: list[dict] | None = None) -> list[dict]:
     """As linhas que valem, das gravadas ou de `rows`: as medidas nos dados e nos pesos de hoje. A repetida, uma vez."""
-    today, found = origins(task), {}
+    today = origins(task)
+    found: dict[str, dict] = {}
     for row in read(task) if rows is None else rows:
-        if (known := today.get(row.get("variant"))) and known.items() <= row.items():
+        if (known := today.get(row.get("variant", ""))) and known.items() <= row.items():
             found.setdefault(key(row), row)
     return list(found.values())
 
@@ -124,7 +125,7 @@ def best_rates(task: str) -> dict[str, float]:
     for experiment in experiments.of(task):
         if experiment.rates:
             best, missing = search(experiment, table)
-            if not missing:
+            if best is not None and not missing:
                 found[experiment.variant] = best
     return found
 
