@@ -76,6 +76,7 @@ class BottleneckConfig:
 
     needed_in_file: ClassVar[tuple] = ("reduction_factor", "non_linearity")
     unmergeable: ClassVar[str] = "entre W_down e W_up há uma função que não é linear, e nenhum peso faz a conta dela"
+    changes_on_arrival: ClassVar[str] = "W_down e W_up são quase zero, e não zero"
 
     reduction_factor: float = 16
     non_linearity: str = "swish"
@@ -232,4 +233,8 @@ class Entrance(AdapterLayer):
         return self.passing.pop(get_ident())
 
     def __getstate__(self):
-        return self.__dict__ | {"passing": WeakValueDictionary()}  # uma cópia do modelo não leva as contas em curso
+        return {key: value for key, value in self.__dict__.items() if key != "passing"}  # as contas em curso não vão
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.passing = WeakValueDictionary()

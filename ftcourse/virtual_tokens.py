@@ -31,6 +31,7 @@ class VirtualTokensConfig:
     prefix_in_file: ClassVar[str] = "base_model."
     needed_in_file: ClassVar[tuple] = ("num_virtual_tokens",)
     unmergeable: ClassVar[str] = "fichas virtuais não são um peso da base"
+    changes_on_arrival: ClassVar[str] = "o modelo lê p fichas a mais"
 
     num_virtual_tokens: int = 20
     task_type: str | None = None
