@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 
 from ftcourse import text_tasks
 from ftcourse.evaluation import measuring, why_not_finite
@@ -43,7 +43,7 @@ def tfidf(task, rows):
 
 
 def surprise(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str
+    model: BertForMaskedLM, tokenizer: PreTrainedTokenizerBase, sentence: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """O espanto do modelo com cada ficha da frase quando ela é escondida, e a incerteza dele ali; ambos (T,), em nats.
 
@@ -66,7 +66,7 @@ def surprise(
     return surprise, entropy
 
 
-def without_labels(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> np.ndarray:
+def without_labels(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> np.ndarray:
     """Uma nota por frase sem ter visto um rótulo: menos o maior excesso de espanto, espanto − incerteza. (n,)"""
     bar = tqdm(sentences, desc="lendo com uma máscara por vez", unit="frase", delay=2, leave=False)
     return np.array(

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +25,7 @@ from ftcourse.task import IGNORED, Task
 from ftcourse.text_tasks import TextTask
 
 
-def autocast(model: nn.Module) -> AbstractContextManager:
+def autocast(model: PreTrainedModel) -> AbstractContextManager:
     """O contexto em que o modelo faz as contas: a precisão do perfil com que foi carregado."""
     precision = getattr(model, "profile", models.Profile()).precision
     if precision == "float32":
@@ -34,7 +33,7 @@ def autocast(model: nn.Module) -> AbstractContextManager:
     return torch.autocast(model.device.type, getattr(torch, precision))
 
 
-def why_not_finite(model: nn.Module) -> str:
+def why_not_finite(model: PreTrainedModel) -> str:
     """A causa provável de uma conta do modelo ter dado nan ou infinito, e a saída."""
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
@@ -51,13 +50,13 @@ def why_not_finite(model: nn.Module) -> str:
     )
 
 
-def in_float16(model: nn.Module) -> bool:
+def in_float16(model: PreTrainedModel) -> bool:
     """Se o modelo faz contas em float16, pelo perfil ou porque os pesos o são."""
     profile = getattr(model, "profile", models.Profile())
     return profile.precision == "float16" or any(p.dtype == torch.float16 for p in model.parameters())
 
 
-def check_finite(what: str, rows: Iterable[int], finite: Iterable[bool], model: nn.Module):
+def check_finite(what: str, rows: Iterable[int], finite: Iterable[bool], model: PreTrainedModel):
     """Levanta FloatingPointError com as linhas cuja conta não deu um número: nan nunca vira resultado."""
     if wrong := sorted(int(row) for row, fine in zip(rows, finite, strict=True) if not fine):
         more = f" e de outras {len(wrong) - 3}" if len(wrong) > 3 else ""
@@ -81,7 +80,7 @@ def collate(
 
 
 @contextmanager
-def measuring(model: nn.Module) -> Iterator[None]:
+def measuring(model: PreTrainedModel) -> Iterator[None]:
     """O modelo em modo de avaliação, sem gradientes, na precisão do perfil; na saída, no modo em que estava."""
     training = model.training
     model.eval()
@@ -107,7 +106,7 @@ def by_length(tokenizer, examples, model, batch_size, label, side="right", most=
 
 
 def predict(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, rows: datasets.Dataset, batch_size: int = 32
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, rows: datasets.Dataset, batch_size: int = 32
 ) -> torch.Tensor:
     """Os logits de cada linha, na ordem delas: (n, classes). Levanta FloatingPointError se um não é um número."""
     examples = task.encode(tokenizer, rows)
@@ -121,7 +120,7 @@ def predict(
 
 
 def token_losses(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, rows: datasets.Dataset, batch_size: int = 32
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, rows: datasets.Dataset, batch_size: int = 32
 ) -> list[torch.Tensor]:
     """A perda de cada ficha da resposta, a de fim incluída, em nats: uma lista de (fichas,), na ordem das linhas.
 
@@ -179,23 +178,24 @@ def generate(
     prompts = task.prompts(tokenizer, rows["input"], seq2seq)
     examples = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in prompts]
     advised, limit = model.generation_config, tokenizer.model_max_length
-    settings = {"do_sample": False, "num_beams": 1}
-    ends = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(task.stop))]
-    settings |= {"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
-    settings |= {"decoder_start_token_id": advised.decoder_start_token_id}
+    ends = [tokenizer.eos_token_id, *map(tokenizer.convert_tokens_to_ids, task.stop)]
+    plain = transformers.GenerationConfig(
+        do_sample=False, num_beams=1, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=advised.decoder_start_token_id,
+    )  # fmt: skip
     answers = [""] * len(examples)
     # Quem continua o pedido tem de encontrá-lo no fim da linha: o preenchimento vai à esquerda. E quem tem menos lugar
     # que max_new_tokens só vai com quem tem o mesmo: no lote, ninguém passa do tamanho do modelo nem para antes do seu.
-    side, most = ("right", math.inf) if seq2seq else ("left", limit - max_new_tokens)
+    side, most = ("right", math.inf) if seq2seq else ("left", float(limit - max_new_tokens))
     with measuring(model):
-        model.generation_config = transformers.GenerationConfig(**settings)  # o que falta a generate, ele busca aqui
+        model.generation_config = plain  # o que falta a generate, ele busca aqui
         try:
             for chosen, batch in by_length(tokenizer, examples, model, batch_size, "geração", side, most):
                 read = 0 if seq2seq else batch["input_ids"].shape[1]
                 lengths = [len(prompts[i]) for i in chosen]
                 own = EachItsOwn(model, chosen, lengths, read, torch.tensor(ends), task.no_repeat)
                 room = min(max_new_tokens, limit - read)
-                new = model.generate(**batch, max_new_tokens=room, logits_processor=[own])[:, read:]
+                new = model.generate(**batch, max_new_tokens=room, logits_processor=[own])[:, read:]  # type: ignore[operator]
                 for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True)):
                     answers[i] = text.strip()
         finally:
@@ -204,7 +204,11 @@ def generate(
 
 
 def evaluate(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, split: str = "test", generation: bool = False
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    split: str = "test",
+    generation: bool = False,
 ) -> dict[str, float]:
     """As métricas da tarefa numa divisão: "train", "validation", "test" ou "out_of_domain".
 
@@ -212,7 +216,7 @@ def evaluate(
     Levanta ValueError se a tarefa não tem a divisão e FloatingPointError se uma conta não dá um número.
     """
     rows = getattr(task, choose("a divisão", split, [name for name in SPLITS if getattr(task, name)]))
-    if task.labels:
+    if not isinstance(task, TextTask):
         return task.metrics(predict(model, tokenizer, task, rows).argmax(-1).numpy(), rows["label"])
     measured = task.loss_metrics(token_losses(model, tokenizer, task, rows), tokenizer, rows)
     if generation:

@@ -27,6 +27,11 @@ class Task:
     test: datasets.Dataset
     out_of_domain: datasets.Dataset | None = None  # frases de uma fonte que o treino não viu
 
+    @staticmethod
+    def row(row: dict) -> dict | None:
+        """A linha da tarefa que sai de uma do arquivo; None, e ela fica de fora."""
+        return row
+
     def digest(self) -> str:
         """Um resumo dos dados, em 12 dígitos hexadecimais: muda com qualquer célula de qualquer divisão, e com a ordem.
 
@@ -76,10 +81,11 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options
         ids, masks = found["input_ids"], found["special_tokens_mask"]  # a máscara diz o que o tokenizador pôs
         return ids, [{i for i, put in zip(*row) if i in control and not put} for row in zip(ids, masks)]
 
-    texts = list(texts)
+    if not (texts := list(texts)):
+        return []
     ids, written = read(tokenizer, texts)
-    unknown = tokenizer.unk_token or "\0"
-    if strange := [i for i, text in enumerate(texts) if written[i] or unknown in text]:
+    unknown = tokenizer.unk_token
+    if strange := [i for i, text in enumerate(texts) if written[i] or (unknown and unknown in text)]:
         found, written = read(splitting(tokenizer, control), [texts[i] for i in strange])
         for i, again, left in zip(strange, found, written):
             if left:

@@ -16,7 +16,7 @@ import datasets
 from ftcourse import own_data
 from ftcourse.files import DATA, choose
 from ftcourse.task import Task
-from ftcourse.text_tasks import WRITTEN, Paragraphs, TextTask
+from ftcourse.text_tasks import WRITTEN, Paragraphs
 
 LABELS = {
     "aceitabilidade": ("com falha", "bem escrita"),
@@ -49,17 +49,15 @@ def general_text() -> Paragraphs:
     return Paragraphs("texto_geral", (), None, None, **read(DATA / "texto_geral", Paragraphs))
 
 
-def read(folder: Path, kind: type[TextTask] | None = None) -> dict[str, datasets.Dataset]:
-    """{divisão: datasets.Dataset} dos .jsonl de uma pasta; `kind.row` faz de cada linha outra, ou None, e ela sai.
+def read(folder: Path, kind: type[Task] = Task) -> dict[str, datasets.Dataset]:
+    """{divisão: datasets.Dataset} dos .jsonl de uma pasta, cada linha como `kind.row` a faz.
 
     Em memória, sem o cache de datasets: ele pede uma pasta em que se grave, e não veria uma mudança nesta casa.
     """
     splits = {}
     for split in own_data.SPLITS:
         paths = sorted(folder.rglob(f"{split}.jsonl"))
-        rows = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
-        if kind:
-            rows = [new for row in rows if (new := kind.row(row))]
-        if rows:
+        lines = [line for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
+        if rows := [row for line in lines if (row := kind.row(json.loads(line)))]:
             splits[split] = datasets.Dataset.from_list(rows)
     return splits

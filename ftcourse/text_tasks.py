@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from typing import ClassVar
 
 import numpy as np
 import sacrebleu
@@ -27,8 +28,8 @@ class TextTask(Task):
     """
 
     separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
-    opening = ()  # que fichas abrem a resposta num codificador-decodificador
-    stop = ()  # que fichas, além da de fim, fecham a resposta
+    opening: ClassVar[tuple[str, ...]] = ()  # que fichas abrem a resposta num codificador-decodificador
+    stop: ClassVar[tuple[str, ...]] = ()  # que fichas, além da de fim, fecham a resposta
     # Ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição. Em quem continua o pedido, valem também
     # as dele.
     no_repeat = 0
@@ -82,7 +83,7 @@ class TextTask(Task):
     def loss_metrics(self, losses, tokenizer, rows):
         """O que se tira da perda de cada ficha da resposta: média em nats, perplexidade, bits por caractere.
 
-        losses: uma lista de (fichas,), como a de `training.token_losses`.
+        losses: uma lista de (fichas,), como a de `evaluation.token_losses`.
         """
         total, tokens = sum(loss.sum().item() for loss in losses), sum(map(len, losses))
         characters = sum(map(len, rows["target"]))

@@ -170,7 +170,7 @@ def by_rate(trained: dict[str, nn.Parameter], multipliers: dict[str, float], wei
         raise ValueError(f"multipliers: {lost[0]!r} não é um parâmetro que treina neste modelo.")
     if wrong := {n: by for n, by in multipliers.items() if not isinstance(by, (int, float)) or not 0 <= by < math.inf}:
         raise ValueError(f"multipliers: {wrong} não é um número a partir de 0.")
-    groups = {}
+    groups: dict[tuple, list[nn.Parameter]] = {}
     for name, parameter in trained.items():
         groups.setdefault((multipliers.get(name, 1), parameter.ndim > 1), []).append(parameter)
     return [

@@ -117,6 +117,15 @@ def test_the_room_of_a_row_is_its_own_and_nobody_goes_beyond_what_the_model_read
     assert len({*map(len, answers)}) == 3
 
 
+def test_a_tokenizer_that_gives_no_limit_and_a_split_without_rows_are_measured_too():
+    model, words = toy_writer(seq2seq=False)
+    unlimited = copy.deepcopy(words)
+    unlimited.model_max_length = int(1e30)  # o que transformers põe onde nada está dito
+    one, other = (evaluation.generate(model, w, WRITING, WRITING.test, max_new_tokens=4) for w in (words, unlimited))
+    assert one == other and evaluation.generate(model, words, WRITING, {"input": []}) == []
+    assert evaluation.predict(toy_model(), tokenizer(), TASK, {"text": [], "label": []}).shape == (0, 2)
+
+
 @pytest.mark.parametrize("no_repeat", [1, 2, 4])
 def test_the_filling_forbids_nothing(monkeypatch, no_repeat):
     """A ficha de preenchimento é a de fim, como em muitos modelos: as da esquerda não contam como escritas."""
