@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -68,7 +69,7 @@ def tenths(losses: list[float]) -> list[float]:
     return [round(float(part.mean()), 4) for part in np.array_split(losses, min(10, len(losses)))]
 
 
-def trained(task: tasks.Task, experiment: Experiment, job: dict):
+def trained(task: tasks.Task, experiment: Experiment, job: dict) -> tuple:
     """(modelo, tokenizador, histórico) de uma experiência, já treinada."""
     model, tokenizer = models.load(
         experiment.family, task, profile="embutido", pretrained=experiment.pretrained, seed=job["seed"]
@@ -94,7 +95,7 @@ def without_labels(task: tasks.Task, known: datasets.Dataset, calibration: int =
     return (baselines.without_labels(model, tokenizer, known["text"]) >= cut).astype(int).tolist()
 
 
-def losses(model, tokenizer, task: TextTask, known: datasets.Dataset) -> dict[str, dict[str, float]]:
+def losses(model: Any, tokenizer: Any, task: TextTask, known: datasets.Dataset) -> dict[str, dict[str, float]]:
     """O que o modelo perde nas respostas, por fonte: {fonte: medidas}.
 
     Num modelo que continua textos mede-se também a perda no texto geral, que diz o que o ajuste fez esquecer.

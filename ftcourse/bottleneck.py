@@ -54,7 +54,7 @@ SURROUNDINGS = {
 CROSS = ("EncDecAttention.o", "crossattention.output.dense")
 
 
-def surroundings(end):
+def surroundings(end: str) -> list:
     """Os nomes do módulo de onde sai u e daquele em que entra x, em volta da camada de nome `end`.
 
     Levanta UnsuitableModel se não os conhece.
@@ -216,7 +216,7 @@ class Entrance(AdapterLayer):
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
         self.readers = nn.ModuleDict()  # {nome: nada que treine}
-        self.passing = WeakValueDictionary()  # {o número da thread: x}
+        self.passing: WeakValueDictionary[int, torch.Tensor] = WeakValueDictionary()  # {o número da thread: x}
 
     def add(self, name: str) -> "Entrance":
         """Passa a dizer x quando o adaptador `name` age. Devolve a camada."""
@@ -237,4 +237,4 @@ class Entrance(AdapterLayer):
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self.passing = WeakValueDictionary()
+        self.passing: WeakValueDictionary[int, torch.Tensor] = WeakValueDictionary()

@@ -56,7 +56,7 @@ def in_float16(model: PreTrainedModel) -> bool:
     return profile.precision == "float16" or any(p.dtype == torch.float16 for p in model.parameters())
 
 
-def check_finite(what: str, rows: Iterable[int], finite: Iterable[bool], model: PreTrainedModel):
+def check_finite(what: str, rows: Iterable[int], finite: Iterable[bool], model: PreTrainedModel) -> None:
     """Levanta FloatingPointError com as linhas cuja conta não deu um número: nan nunca vira resultado."""
     if wrong := sorted(int(row) for row, fine in zip(rows, finite, strict=True) if not fine):
         more = f" e de outras {len(wrong) - 3}" if len(wrong) > 3 else ""
@@ -91,7 +91,10 @@ def measuring(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def by_length(tokenizer, examples, model, batch_size, label, side="right", most=math.inf):
+def by_length(
+    tokenizer: PreTrainedTokenizerBase, examples: list[dict], model: PreTrainedModel, batch_size: int, label: str,
+    side: str = "right", most: float = math.inf,
+) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:  # fmt: skip
     """Lotes de exemplos de tamanho parecido, com uma barra: (os índices, o lote).
 
     Os de mais de `most` fichas só vão com os do mesmo tamanho.

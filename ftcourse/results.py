@@ -12,6 +12,7 @@ import functools
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -302,7 +303,7 @@ def publish(task: str) -> None:
     from ftcourse import plots
 
     if task not in tasks.WRITTEN:
-        figure = plots.intervals(summary(task), experiments.names(task), SOURCES[task]).figure
+        figure: Any = plots.intervals(summary(task), experiments.names(task), SOURCES[task]).get_figure(root=True)
         figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
     write_table(task, markdown(task))
 

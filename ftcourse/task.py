@@ -4,8 +4,9 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -57,7 +58,7 @@ class Task:
             for ids, label in zip(encoded, rows["label"], strict=True)
         ]
 
-    def metrics(self, predictions: np.ndarray, references: Sequence[int]) -> dict[str, float]:
+    def metrics(self, predictions: Sequence | np.ndarray, references: Sequence[int]) -> dict[str, float]:
         """Acurácia, MCC e F1 macro, de 0 a 1 (MCC: de −1 a 1), e o número de exemplos. predictions: (n,) inteiros."""
         return {
             "accuracy": float(sklearn.metrics.accuracy_score(references, predictions)),
@@ -67,7 +68,7 @@ class Task:
         }
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options) -> list[list[int]]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any) -> list[list[int]]:
     """As fichas de cada texto, com os ajustes do tokenizador que vierem em `options`.
 
     O que alguém escreveu é texto: "<s>R$ 30</s>" numa frase são letras e sinais, não as fichas de começo e de fim.
@@ -97,7 +98,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options
     return ids
 
 
-def splitting(tokenizer, control):
+def splitting(tokenizer: PreTrainedTokenizerBase, control: Iterable[int]) -> PreTrainedTokenizerBase:
     """Uma cópia do tokenizador que parte em dois o nome de uma ficha de controle.
 
     split_special_tokens não basta onde o nome está também entre os pedaços do vocabulário, como "</s>" no de T5.

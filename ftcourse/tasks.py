@@ -10,6 +10,7 @@ baselines.tfidf(task, task.test)        # o que se consegue sem rede neural na m
 
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -28,7 +29,7 @@ LABELS = {
 TASKS = (*LABELS, *WRITTEN)
 
 
-def load(name: str, **columns) -> Task:
+def load(name: str, **columns: Any) -> Task:
     """A tarefa de nome `name`, lida de data/tarefas, ou a que se faz dos dados de quem lê: ver `own_data.read_source`.
 
     Levanta ValueError, com as que existem, se não a conhece, e o que `own_data.read_source` levanta.

@@ -213,7 +213,7 @@ class Cloze(TextTask):
         return {group: float(np.mean(right[group])) for group in sorted(right)} | {"n": len(predictions)}
 
 
-def changed_word(row):
+def changed_word(row: dict) -> re.Match | None:
     """A palavra em que a frase certa difere da que tem a falha, como um re.Match; None se não é uma só."""
     faulty, right = (list(re.finditer(r"\w+", composed(row[column]))) for column in ("text", "original"))
     changed = [new for old, new in zip(faulty, right) if old[0] != new[0]]
@@ -245,16 +245,16 @@ WRITTEN = {  # o que se escreve: de que pasta vêm as linhas, e a classe que faz
 }
 
 
-def words(text):
+def words(text: str) -> list[str]:
     """As palavras de um texto, na ordem, sem a pontuação."""
     return re.findall(r"\w+", text)
 
 
-def composed(text):
+def composed(text: str) -> str:
     """O texto com cada letra acentuada num caractere só: umas poucas frases publicadas a têm em dois."""
     return unicodedata.normalize("NFC", text)
 
 
-def without_accents(text):
+def without_accents(text: str) -> str:
     """O texto sem acentos nem cedilhas."""
     return composed("".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c)))

@@ -11,6 +11,7 @@ import math
 import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ def train(
     return history
 
 
-def whole(name, value):
+def whole(name: str, value: Any) -> int:
     """`value`, que pode ter vindo de numpy, como inteiro. Levanta ValueError se não é um, a partir de 1."""
     number = value.item() if isinstance(value, np.generic) else value
     if not modules.is_count(number):
@@ -146,7 +147,7 @@ def whole(name, value):
     return number
 
 
-def blame(model, optimizer, lr, rows):
+def blame(model: PreTrainedModel, optimizer: torch.optim.Optimizer, lr: float, rows: np.ndarray) -> str:
     """De quem é a culpa de uma conta que não deu um número. A taxa só a tem depois de um passo que mudou os pesos."""
     if not optimizer.state:
         shown = ", ".join(map(str, sorted(rows.tolist())))
@@ -179,7 +180,7 @@ def by_rate(trained: dict[str, nn.Parameter], multipliers: dict[str, float], wei
     ]
 
 
-def origin(model, examples):
+def origin(model: nn.Module, examples: list[dict]) -> dict:
     """O que, além dos argumentos, faz de um treino outro: dados em fichas, base congelada, ajustes da técnica."""
     config = getattr(model, "adapters", {}).get(getattr(model, "active_name", None))
     data = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
@@ -205,7 +206,7 @@ def batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, pool: i
     return rng.permutation(order[: len(order) // size * size].reshape(-1, size))
 
 
-def save_state(state: dict, path: str | Path):
+def save_state(state: dict, path: str | Path) -> None:
     """Grava em `path` um dicionário de tensores e números, inteiro ou nada."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -221,7 +222,10 @@ def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict:
         raise OSError(f"O arquivo {path} está cortado ou não é um checkpoint. Apague-o para recomeçar.") from error
 
 
-def restore(checkpoint, settings, trained, optimizer, scaler):
+def restore(
+    checkpoint: str | Path, settings: dict, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
+) -> tuple[History, int]:  # fmt: skip
     """Põe parâmetros, otimizador e multiplicador da perda como estavam e devolve (History, próximo passo)."""
     state = load_state(checkpoint, next(iter(trained.values())).device)
     if not isinstance(state, dict) or "settings" not in state:
