@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import warnings
 
@@ -321,24 +322,39 @@ def test_applied_again_with_less_the_file_is_that_of_who_was_applied_once(tmp_pa
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync"])
-def test_a_save_that_dies_leaves_the_old_the_new_or_a_refusal(tmp_path, function):
+def test_a_save_that_stops_leaves_the_old_the_new_or_a_refusal(tmp_path, monkeypatch, function):
+    """Interrompida em cada chamada de os.`function`: nunca os pesos de uma gravação com o α da outra."""
     old = logits(saved(tmp_path / "velho"))
-    assert finish(save_over, tmp_path / "novo") == 0
-    new, seen = logits(methods.load(tiny("bert"), tmp_path / "novo")), set()
-    for call in itertools.count(1):
-        folder = tmp_path / str(call)
-        shutil.copytree(tmp_path / "velho", folder)
-        whole = finish(save_over, folder, call, function) == 0
+    save_over(tmp_path / "novo")
+    new, original, seen = logits(methods.load(tiny("bert"), tmp_path / "novo")), getattr(os, function), []
+    for last in (1, 2, 3):
+        folder, calls = shutil.copytree(tmp_path / "velho", tmp_path / str(last)), itertools.count(1)
+
+        def interrupted(*args, last=last, calls=calls):
+            if next(calls) == last:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        monkeypatch.setattr(os, function, interrupted)
+        try:
+            save_over(folder)
+        except KeyboardInterrupt:
+            pass
+        monkeypatch.undo()
         try:
             answer = logits(methods.load(tiny("bert"), folder))
-            assert torch.equal(answer, old) or torch.equal(answer, new)
-            seen.add("velho" if torch.equal(answer, old) else "novo")
+            seen.append({torch.equal(answer, old): "velho", torch.equal(answer, new): "novo"}[True])
         except ValueError as error:
             assert "a gravação parou no meio" in str(error)
-            seen.add("recusa")
-        if whole:
-            break
-    assert call == 3 and (function != "replace" or seen == {"velho", "recusa", "novo"})
+            seen.append("recusa")
+    assert seen == ["velho", "recusa", "novo"]
+
+
+def test_a_save_that_is_killed_between_its_two_files_is_refused(tmp_path):
+    saved(tmp_path)
+    assert finish(save_over, tmp_path, 2, "replace") not in (0, 1)
+    with pytest.raises(ValueError, match="a gravação parou no meio"):
+        methods.load(tiny("bert"), tmp_path)
 
 
 @pytest.mark.parametrize("one, other", [("a", "b"), ("b", "a")])

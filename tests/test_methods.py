@@ -12,9 +12,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import PAIRS, REFUSALS, TINY, WITH_HEAD, hooks, logits, mergeable, photo, shake, tiny, tiny_batch
+from toys import (
+    PAIRS,
+    REFUSALS,
+    TINY,
+    WITH_HEAD,
+    hooks,
+    logits,
+    mergeable,
+    photo,
+    shake,
+    tiny,
+    tiny_batch,
+    tokenizer,
+    toy_model,
+    toy_task,
+)
 
-from ftcourse import interchange, layers, methods, modules, qlora
+from ftcourse import interchange, layers, methods, modules, qlora, training
 from ftcourse.dora import DoraConfig, DoraLayer
 from ftcourse.ia3 import IA3Layer
 from ftcourse.lora import LoraConfig, LoraLayer
@@ -865,6 +880,21 @@ def test_four_threads_on_one_model_have_each_its_answer(method, family):
         answers = [*pool.map(answer, batches * 4)]
     assert all(torch.equal(one, other) for one, other in zip(answers, expected * 4))
     assert torch.equal(answer(batches[0]), expected[0])
+
+
+# ---------------------------------------------------------------- um vetor não encolhe
+
+
+@pytest.mark.parametrize("method, options", [("ia3", {}), ("dora", {}), ("bitfit", {}), ("bitfit", {"trains": "norm"})])
+def test_a_vector_without_a_gradient_stays_as_it_was(method, options):
+    """IA³, o tamanho de DoRA, viés e norma: o decaimento padrão de `train` é das matrizes."""
+    model = methods.apply(toy_model(), method, modules_to_save=(), **options)
+    vectors = {n: p for n, p in methods.tensors(model, "default").items() if "lora_A" not in n and "lora_B" not in n}
+    before = {name: p.detach().clone() for name, p in vectors.items()}
+    for parameter in vectors.values():
+        parameter.register_hook(torch.zeros_like)
+    training.train(model, tokenizer(), toy_task(), lr=0.1, steps=5, batch_size=8)
+    assert vectors and all(torch.equal(p, before[name]) for name, p in vectors.items())
 
 
 # ---------------------------------------------------------------- zeros
