@@ -69,7 +69,7 @@ def test_an_unknown_exercise_is_told_with_the_form_of_the_names(capsys, name):
 
 def test_the_error_of_the_learner_becomes_a_hint(capsys):
     verifica("99.1", lambda: 1 / 0)
-    assert capsys.readouterr().out == "✗ 99.1: a sua resposta levantou ZeroDivisionError: division by zero\n"
+    assert capsys.readouterr().out == "✗ 99.1: a sua resposta levou a um erro: há uma divisão por zero.\n"
 
 
 @pytest.mark.parametrize("name, answer", [("99.1", 41), ("99.1", ...), ("99.1", lambda: 1 / 0), ("99.2", 42)])
