@@ -201,8 +201,8 @@ def compare(
 
     mistakes: {dica: a função de quem se engana assim}. Um engano só se nomeia se ele, e mais nenhum, dá o que a do
     aluno deu em todos os casos: num só, dois enganos podem coincidir. De outro engano se diz que não se sabe qual é, e
-    onde olhar: differs(caso, o que veio, o certo), ou o caso e o número; hint, na segunda vez. value: como se tira a
-    resposta da função; same: se duas são iguais.
+    onde olhar: o caso, o número que veio e hint; ou differs(caso, o que veio, o certo) e, na segunda vez, hint.
+    value: como se tira a resposta da função; same: se duas são iguais.
     """
     given = [value(function, *case) for case in cases]
     expected = [right(*case) for case in cases]
@@ -222,13 +222,15 @@ def compare(
         gives([*map(math.trunc, expected)]) or any(gives([round(e, k) for e in expected]) for k in range(5))
     ):
         raise Wrong(ROUNDED)
-    case, came = cases[missed[0]], given[missed[0]]
-    if differs is None:
-        where = f"veio {shown(came)}{described(right, case)}."
-    else:
-        where = differs(case, came, expected[missed[0]])
-    partly = " Em outro caso a sua resposta está certa: o que muda de um para o outro?"
-    raise Wrong(f"{UNKNOWN} {where[0].upper()}{where[1:]}{partly if len(missed) < len(cases) else ''}", hint)
+    i = missed[0]
+    where = (
+        differs(cases[i], given[i], expected[i]) if differs else f"veio {shown(given[i])}{described(right, cases[i])}."
+    )
+    said = f"{UNKNOWN} {where[0].upper()}{where[1:]}"
+    if len(missed) < len(cases):
+        well = next(k for k in range(len(cases)) if k not in missed)
+        said += f" Está certa{described(right, cases[well])[1:]}: o que muda de um caso para o outro?"
+    raise Wrong(said, hint) if differs else Wrong(f"{said} {hint[0].upper()}{hint[1:]}")
 
 
 # ---------------------------------------------------------------- como se diz
@@ -272,7 +274,9 @@ def kind(answer: Any) -> str:
     """O que veio no lugar do que se pedia: o tipo, e o valor se é curto."""
     if shape := getattr(answer, "shape", None):
         return f"um {type(answer).__name__} de forma {tuple(shape)}"
-    return f"{shortened(answer)}, {'um texto' if isinstance(answer, (str, bytes)) else type(answer).__name__}"
+    if isinstance(answer, str):
+        return f"{shortened(answer)}, um texto: um número não leva aspas"
+    return f"{shortened(answer)}, do tipo {type(answer).__name__}"
 
 
 def shortened(answer: object) -> str:

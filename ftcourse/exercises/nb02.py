@@ -47,7 +47,7 @@ def exercise_1(rate):
         "a ele, o de número steps.": lambda n, w, p: schedule(
             n, w, p, falling=(n - 1 - np.arange(n)) / max(1, n - 1 - w)
         ),
-        "a sua descida continua de onde a subida parou de contar, e sobe: conte os passos que faltam, e não os que "
+        "depois da subida a sua taxa cai a zero e sobe outra vez: conte os passos que faltam, e não os que já "
         "passaram.": lambda n, w, p: schedule(n, w, p, falling=(np.arange(n) - w) / (n - w)),
         "isso desce em cosseno. A descida daqui é uma linha reta.": lambda n, w, p: schedule(
             n, w, p, falling=(1 + np.cos(np.pi * (np.arange(n) - w) / (n - w))) / 2

@@ -1,6 +1,7 @@
 """Caderno 04: a camada com LoRA, α quando r muda, a taxa de LoRA em SGD."""
 
 import math
+import re
 from functools import partial
 
 import torch
@@ -25,11 +26,11 @@ def exercise_1(lora):
         try:
             came = returned(function, x, W, A, B, alpha)
         except Wrong as wrong:
-            if not isinstance(wrong.__cause__, RuntimeError):
+            if not re.search("multiplied|must match", str(wrong.__cause__)):
                 raise
-            raise Wrong(  # formas que não se multiplicam
-                f"as formas não se encaixam. {wrong.hints[0][0].upper()}{wrong.hints[0][1:]} Cada x entra como linha, "
-                "e as matrizes são (saída, entrada): quem precisa ser transposta? Quem o x encontra antes, A ou B?"
+            raise Wrong(
+                f"{wrong.hints[0]} Cada x entra como linha, e as matrizes são (saída, entrada): quem precisa ser "
+                "transposta? Quem o x encontra antes, A ou B?"
             ) from None
         return tensor(came, (len(x), len(W)), ", uma linha por exemplo e uma coluna por saída")
 
