@@ -695,9 +695,11 @@ def known(exercise):
     return said[0]
 
 
-@pytest.mark.parametrize("exercise", [exercise for exercise in FUNCTIONS if exercise not in ("00.1", "02.1")])
+@pytest.mark.parametrize("exercise", [exercise for exercise in FUNCTIONS if exercise != "00.1"])
 def test_no_two_known_mistakes_are_taken_for_one_another(exercise):
     for hint, wrong in known(exercise).items():
+        if exercise == "02.1":  # o engano diz o treino inteiro, e o aluno, um passo
+            wrong = functools.partial(lambda wrong, i, *training: wrong(*training)[i], wrong)
         assert exercises.judge(exercise, wrong) == (False, hint)
         exercises._attempts.clear()
 

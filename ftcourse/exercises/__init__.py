@@ -34,7 +34,7 @@ ERRORS = {
     r"cannot be multiplied \((\w+) and (\w+)\)|size mismatch, got .*mat \((\w+)\), vec \((\w+)": "as formas {} e "
     "{} não se multiplicam: as colunas da primeira têm de ser tantas quantas as linhas da segunda",
     r"shape '(.+?)' is invalid for input of size (\d+)": "a forma {} não serve para {} números",
-    r"Sizes of tensors must match|tensors? of (?:the )?same size|inconsistent tensor size": "os tensores que se juntam "
+    r"Sizes of tensors must match|equal size|inconsistent tensor size": "os tensores que se juntam "
     "têm tamanhos diferentes. Imprima o .shape de cada um",
     r"Dimension out of range|too many indices|dimension specified as": "a conta pede um eixo que o tensor não tem. "
     "Imprima o .shape dele",
@@ -54,9 +54,10 @@ ERRORS = {
     r"'?([\w.]+)'? (?:object )?has no attribute '(\w+)'": "{} não tem .{}",
     r"unsupported operand type\(s\) for (.+?): '([\w.]+)' and '([\w.]+)'": "a conta {} não se faz entre {} e {}",
     r"'([\w.]+)' object is not callable": "há parênteses depois de algo que não é função, e sim {}",
-    r"'([\w.]+)' object is not (?:iterable|subscriptable)": "um {} foi usado como se tivesse vários valores dentro",
+    r"'([\w.]+)' object is not (?:iterable|subscriptable)|an iterable, not (\w+)": "um {} foi usado como se "
+    "tivesse vários valores dentro",
     r"(?:not enough|too many) values to unpack": "há mais nomes do que valores antes do =, ou menos",
-    r"(\w+)\(\) (?:missing|takes|got)": "{} foi chamada com argumentos que ela não aceita",
+    r"(\w+)>?\(\) (?:missing|takes|got)": "{} foi chamada com argumentos que ela não aceita",
     r"maximum recursion depth": "a função chama a si mesma sem parar",
 }
 
