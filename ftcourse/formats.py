@@ -7,6 +7,7 @@ formats.table(frame, digits=3, names={"variant": "técnica"})
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def scalar(value: Any) -> float | None:
             value = value.item()
         except (TypeError, ValueError, RuntimeError):  # mais de um
             return None
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         return None
     try:
         return float(value)
