@@ -46,15 +46,15 @@ def tfidf(task: Task, rows: datasets.Dataset) -> np.ndarray:
 def surprise(
     model: BertForMaskedLM, tokenizer: PreTrainedTokenizerBase, sentence: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """O espanto do modelo com cada ficha da frase quando ela é escondida, e a incerteza dele ali; ambos (T,), em nats.
+    """O espanto do modelo com cada token da frase, quando escondido, e a incerteza do modelo ali; ambos (T,), em nats.
 
     A soma do espanto é menos a pseudo-log-verossimilhança (Salazar et al., 2020, eq. 1): uma máscara por posição,
-    todas num lote só. A incerteza é a entropia da distribuição prevista. Levanta ValueError se a frase não tem ficha
-    alguma e FloatingPointError se o espanto não é um número.
+    todas num lote só. A incerteza é a entropia da distribuição prevista. Levanta ValueError se a frase não tem token
+    algum e FloatingPointError se o espanto não é um número.
     """
     ids = torch.tensor(tokenize(tokenizer, [sentence], truncation=True), device=model.device)  # (1, T + 2)
     if ids.shape[1] < 3:
-        raise ValueError(f"A frase {sentence!r} não tem ficha alguma que se possa esconder. Tire-a.")
+        raise ValueError(f"A frase {sentence!r} não tem token algum que se possa esconder. Tire-a.")
     inner = torch.arange(1, ids.shape[1] - 1, device=ids.device)
     batch = ids.repeat(len(inner), 1)  # (T, T + 2)
     batch[torch.arange(len(inner)), inner] = tokenizer.mask_token_id
@@ -133,12 +133,12 @@ class Bigrams:
         return math.log((kept + self.discount * self.followers[first] * continuation) / total)
 
     def score(self, tokens):
-        """log P de um pedaço, da segunda ficha em diante."""
+        """log P de um pedaço, do segundo token em diante."""
         return sum(self.log_p(a, b) for a, b in pairwise(tokens))
 
 
 def mends(task: Task) -> tuple[dict[str, dict[str, float]], float]:
-    """As trocas de palavra que mendam as falhas do treino, com o custo de cada uma, e o de trocar duas vizinhas.
+    """As trocas de palavra que corrigem as falhas do treino, com o custo de cada uma, e o de trocar duas vizinhas.
 
     {palavra: {forma: log P(falha)}}, log P(troca de vizinhas): o lado do canal, no canal ruidoso.
     """
@@ -157,7 +157,7 @@ def mends(task: Task) -> tuple[dict[str, dict[str, float]], float]:
 
 
 def best_mend(sentence: str, model: Bigrams, costs: dict[str, dict[str, float]], swap_cost: float) -> tuple[float, str]:
-    """(ganho em nats, frase mendada): a menda que mais melhora a frase no modelo, descontado o seu custo."""
+    """(ganho em nats, frase corrigida): a correção que mais melhora a frase no modelo, descontado o seu custo."""
     found = list(TOKEN.finditer(sentence))
     tokens = [EDGE, *(match[0] for match in found), EDGE]
     options = [(-math.inf, sentence)]
@@ -174,12 +174,12 @@ def best_mend(sentence: str, model: Bigrams, costs: dict[str, dict[str, float]],
 
 
 def bigrams(task: Task, rows: datasets.Dataset) -> list[str]:
-    """Um corretor de canal ruidoso: em cada frase a melhor das mendas do treino, se o ganho passa de um corte.
+    """Um corretor de canal ruidoso: em cada frase a melhor das correções do treino, se o ganho passa de um corte.
 
     O corte é o que deixa mais frases certas na validação.
     """
     model, channel = Bigrams(map(TOKEN.findall, task.train["target"])), mends(task)
-    tried = []  # (ganho, o que a menda acrescenta às frases certas: 1, 0 ou −1)
+    tried = []  # (ganho, o que a correção acrescenta às frases certas: 1, 0 ou −1)
     for given, target in zip(task.validation["given"], task.validation["target"]):
         gain, mended = best_mend(given, model, *channel)
         tried.append((gain, (mended == target) - (given == target)))
@@ -216,7 +216,7 @@ NAMES = {
     "frequent": "a palavra mais comum no treino", "neighbours": "bigramas com as duas vizinhas",
 }  # fmt: skip
 MEASURES = {
-    "exact": "iguais à esperada", "chrf": "chrF", "mended": "falhas mendadas", "kept": "certas inteiras",
+    "exact": "iguais à esperada", "chrf": "chrF", "mended": "falhas corrigidas", "kept": "certas inteiras",
     "accented": "palavras com acento", "spoilt": "sem acento, estragadas",
 }  # fmt: skip
 

@@ -3,11 +3,11 @@
     camada linear     h = W x + b                        W congelado, (d_out, d_in); treina b, (d_out)      §3
     LayerNorm         h = g ⊙ (x − média)/desvio + b     g congelado; treina b
 
-Em BERT-base são 102.912 de 109,5 milhões: 0,094%. Os de K não mudam nenhuma resposta: somam o mesmo a todos os pesos de
+No BERT-base são 102.912 de 109,5 milhões: 0,094%. Os de K não mudam nenhuma resposta: somam o mesmo a todos os pesos de
 uma linha da atenção, e o softmax não o vê.
 
-LLaMA e T5 não têm nenhum viés, nem nas normas, e o que em T5 se chama relative_attention_bias é outra coisa: a tabela
-das distâncias. Restam duas saídas: pôr nas camadas lineares um viés, que começa em zero, ou treinar as normas
+O LLaMA e o T5 não têm nenhum viés, nem nas normas, e o que no T5 se chama relative_attention_bias é outra coisa: a
+tabela das distâncias. Restam duas saídas: pôr nas camadas lineares um viés, que começa em zero, ou treinar as normas
 (LN-tuning, Qi et al., 2022).
 """
 
@@ -55,8 +55,8 @@ class BitFitConfig:
             chosen |= dict.fromkeys(modules.find(model, "all-linear"), ("bias",))
         if not chosen:
             raise modules.UnsuitableModel(
-                "Este modelo não tem vieses para treinar: LLaMA e T5 foram feitos sem eles, e o "
-                'relative_attention_bias de T5 não é um. Use trains="new_bias", que põe nas camadas lineares um viés '
+                "Este modelo não tem vieses para treinar: o LLaMA e o T5 foram feitos sem eles, e o "
+                'relative_attention_bias do T5 não é um. Use trains="new_bias", que põe nas camadas lineares um viés '
                 'que começa em zero, ou trains="norm", que treina as normas.'
             )
         for target in inner:

@@ -12,15 +12,15 @@
       │                │     │
       + ───────────────┘     │       u + W_up σ(W_down u)      §2.1 de Houlsby
       │                      │
-      + ─────────────────────┘       a soma que o modelo já fazia; depois dela, em BERT, a norma
+      + ─────────────────────┘       a soma que o modelo já fazia; depois dela, no BERT, a norma
 
     f(h) = W_up σ(W_down h + b_down) + b_up          2md + d + m números por gargalo
 
     Houlsby     y = LN(x + u + f(u))                 depois da atenção e do feed-forward; treinam também as normas
     Pfeiffer    y = LN(x + u + f(LN(x + u)))         só depois do feed-forward; a mesma LN, congelada, duas vezes
 
-LLaMA e T5 normalizam antes do sub-bloco, e não depois da soma: neles, as duas linhas valem sem LN. A conta, nos três, é
-a da biblioteca `adapters`, que os autores do segundo artigo fizeram.
+O LLaMA e o T5 normalizam antes do sub-bloco, e não depois da soma: neles, as duas linhas valem sem LN. A conta, nos
+três, é a da biblioteca `adapters`, que os autores do segundo artigo fizeram.
 
 A função σ no meio separa um adaptador de LoRA: nenhum peso da base faz a conta dele, e por isso ele não se funde.
 """
@@ -60,7 +60,7 @@ def surroundings(end: str) -> list:
     Levanta UnsuitableModel se não os conhece.
     """
     if not (ending := next((ending for ending in SURROUNDINGS if end.endswith(f".{ending}")), None)):
-        raise modules.UnsuitableModel(f"Não sei onde pôr um adaptador depois de {end}: só em BERT, LLaMA e T5.")
+        raise modules.UnsuitableModel(f"Não sei onde pôr um adaptador depois de {end}: só no BERT, no LLaMA e no T5.")
     return [part and end.removesuffix(ending) + part for part in SURROUNDINGS[ending]]
 
 
@@ -102,7 +102,7 @@ class HoulsbyConfig(BottleneckConfig):
     """Os ajustes do adaptador de Houlsby: um gargalo depois da atenção e outro depois do feed-forward.
 
     Os de BottleneckConfig, e: train_norms: se as normas do modelo treinam também, como no artigo (§2.1).
-    cross_adapter: se a atenção cruzada de T5, que o artigo não tem, também ganha um.
+    cross_adapter: se a atenção cruzada do T5, que o artigo não tem, também ganha um.
 
     O artigo não diz qual é σ: fica a da biblioteca; o código dos autores usa GELU. Para ter a DoubleSeqBnConfig dela,
     train_norms=False e cross_adapter=False.
@@ -193,10 +193,10 @@ class HoulsbyLayer(AdapterLayer):
 
 
 class PfeifferLayer(HoulsbyLayer):
-    """O mesmo, mas o gargalo lê o que o bloco responderia sem ele: u + f(LN(x + u)), sem LN em LLaMA e T5."""
+    """O mesmo, mas o gargalo lê o que o bloco responderia sem ele: u + f(LN(x + u)), sem LN no LLaMA e no T5."""
 
     def add(self, name, config, linear, entrance, block):
-        """Um gargalo novo, que acha x em `entrance` e, em BERT, a norma em `block`. Devolve a camada."""
+        """Um gargalo novo, que acha x em `entrance` e, no BERT, a norma em `block`. Devolve a camada."""
         self.around = entrance, block  # numa tupla, que torch não toma por partes desta camada
         return super().add(name, config, linear)
 

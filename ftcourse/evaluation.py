@@ -1,4 +1,4 @@
-"""O que um modelo treinado responde: previsões, perda de cada ficha, textos escritos, e as métricas da tarefa.
+"""O que um modelo treinado responde: previsões, perda de cada token, textos escritos, e as métricas da tarefa.
 
 evaluation.evaluate(model, tokenizer, task)       # {"accuracy": …, "mcc": …, "f1": …, "n": …}, ou {"loss": …, …}
 evaluation.predict(model, tokenizer, task, rows)  # os logits, se a tarefa é de classificar
@@ -40,7 +40,7 @@ def why_not_finite(model: PreTrainedModel) -> str:
             return f"O peso {name} já não é feito de números: carregue outra vez o modelo, ou o adaptador."
     if in_float16(model):
         return (
-            "Os pesos são todos números, mas em float16 nenhuma conta passa de 65.504, e T5, entre outros, passa. "
+            "Os pesos são todos números, mas em float16 nenhuma conta passa de 65.504, e o T5, entre outros, passa. "
             'Faça-as em bfloat16 ou em float32: model.float() e model.profile = models.Profile(precision="float32").'
         )
     name, largest = max(((name, p.abs().max().item()) for name, p in model.named_parameters()), key=lambda of: of[1])
@@ -97,7 +97,7 @@ def by_length(
 ) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:  # fmt: skip
     """Lotes de exemplos de tamanho parecido, com uma barra: (os índices, o lote).
 
-    Os de mais de `most` fichas só vão com os do mesmo tamanho.
+    Os de mais de `most` tokens só vão com os do mesmo tamanho.
     """
     lengths = np.array([len(example["input_ids"]) for example in examples])
     order = np.argsort(lengths, kind="stable")
@@ -125,7 +125,7 @@ def predict(
 def token_losses(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, rows: datasets.Dataset, batch_size: int = 32
 ) -> list[torch.Tensor]:
-    """A perda de cada ficha da resposta, a de fim incluída, em nats: uma lista de (fichas,), na ordem das linhas.
+    """A perda de cada token da resposta, o de fim incluído, em nats: uma lista de (tokens,), na ordem das linhas.
 
     Levanta FloatingPointError se uma não é um número.
     """
@@ -135,7 +135,7 @@ def token_losses(
     with measuring(model):
         for chosen, batch in by_length(tokenizer, examples, model, batch_size, "perda"):
             logits, labels = model(**batch).logits, batch["labels"]  # (B, T, V), (B, T)
-            if not seq2seq:  # em cada posição, a ficha seguinte
+            if not seq2seq:  # em cada posição, o token seguinte
                 logits, labels = logits[:, :-1], labels[:, 1:]
             asked = labels != IGNORED
             found = F.cross_entropy(logits[asked].float(), labels[asked], reduction="none").cpu()
@@ -146,9 +146,9 @@ def token_losses(
 
 
 class EachItsOwn(transformers.LogitsProcessor):
-    """O que cada linha do lote ainda pode escrever: sem repetir `no_repeat` fichas seguidas suas.
+    """O que cada linha do lote ainda pode escrever: sem repetir `no_repeat` tokens seguidos seus.
 
-    A de transformers compararia também as fichas de preenchimento, e uma linha teria, no lote, proibições que sozinha
+    A de transformers compararia também os tokens de preenchimento, e uma linha teria, no lote, proibições que sozinha
     não tem.
     """
 
@@ -157,7 +157,7 @@ class EachItsOwn(transformers.LogitsProcessor):
         self.banned = transformers.NoRepeatNGramLogitsProcessor(no_repeat) if no_repeat else None
 
     def __call__(self, ids, scores):  # (B, T), (B, V)
-        new = ids[:, self.read or 1 :]  # num decodificador, a primeira ficha é a de começo
+        new = ids[:, self.read or 1 :]  # num decodificador, o primeiro token é o de começo
         ended = torch.isin(new, self.ends.to(ids.device)).any(1)
         check_finite("A escrita", self.chosen, scores.amax(1).isfinite() | ended, self.model)
         if not self.banned:
@@ -171,11 +171,11 @@ def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TextTask, rows: datasets.Dataset, *,
     max_new_tokens: int = 160, batch_size: int = 32,
 ) -> list[str]:  # fmt: skip
-    """O que o modelo escreve, a ficha mais provável entre as que task.no_repeat deixa: uma lista de textos, na ordem.
+    """O que o modelo escreve, o token mais provável entre os que task.no_repeat deixa: uma lista de textos, na ordem.
 
-    Cada linha para na ficha de fim ou numa de task.stop, depois de max_new_tokens ou onde, com o seu pedido, chega ao
+    Cada linha para no token de fim ou num de task.stop, depois de max_new_tokens ou onde, com o seu pedido, chega ao
     tamanho do modelo. O que quem fez o modelo recomenda, em generation_config.json, não entra: uma repetition_penalty
-    faria da ficha mais provável outra. Levanta FloatingPointError se a nota de uma ficha não é um número.
+    faria do token mais provável outro. Levanta FloatingPointError se a nota de um token não é um número.
     """
     seq2seq = model.config.is_encoder_decoder
     prompts = task.prompts(tokenizer, rows["input"], seq2seq)

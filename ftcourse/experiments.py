@@ -61,7 +61,7 @@ class Experiment:
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
-        """As sementes do teste: cinco em BERT, três nas outras famílias; a linha de base não tem semente."""
+        """As sementes do teste: cinco no BERT, três nas outras famílias; a linha de base não tem semente."""
         return tuple(range(5 if self.family == "bert" else 3)) if self.rates else (None,)
 
     def job(self, split: str, lr: float | None = None, steps: int | None = None, seed: int | None = None) -> dict:

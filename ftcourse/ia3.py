@@ -31,7 +31,7 @@ class IA3Config:
     """Os ajustes de IA³, com os nomes de peft.
 
     target_modules: ver `modules.find`; None é o K, o V e a volta do feed-forward de cada bloco, também os da atenção
-    cruzada de T5. feedforward_modules: das escolhidas, aquelas cujo vetor multiplica a entrada, por finais de nomes ou
+    cruzada do T5. feedforward_modules: das escolhidas, aquelas cujo vetor multiplica a entrada, por finais de nomes ou
     por uma expressão regular; None são as voltas de feed-forward. modules_to_save: o que mais treina, inteiro; None é a
     cabeça da tarefa.
     """

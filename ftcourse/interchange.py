@@ -135,7 +135,7 @@ def reconcile(folder: str | Path, values: dict, expected: dict, base: dict[str, 
     """Os tensores lidos, com os nomes que o modelo espera: {nome: tensor}.
 
     peft grava também um peso da base, se o adaptador age na saída: sai, se é o deste modelo. E grava com um nome só o
-    que aqui tem dois, como as tabelas de T5. base: os pesos do modelo. Levanta ValueError se um deles é outro.
+    que aqui tem dois, como as tabelas do T5. base: os pesos do modelo. Levanta ValueError se um deles é outro.
     """
     where, found = Path(folder) / WEIGHTS, dict(values)
     for name in sorted(values.keys() - expected.keys()):

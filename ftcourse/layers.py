@@ -158,7 +158,7 @@ class TrainedCopy(AdapterLayer):
         if "weight" in values and hasattr(self.bare, "in_features"):
             x = x.to(values["weight"].dtype)
         else:
-            dtype = x.dtype if x.is_floating_point() else self.weight.dtype  # fichas são inteiras
+            dtype = x.dtype if x.is_floating_point() else self.weight.dtype  # tokens são inteiros
             values = {key: value.to(dtype) for key, value in values.items()}
         twin = copy.copy(self.bare)  # a conta do próprio módulo; nele nada se troca, e outra conta pode estar em curso
         twin._parameters = {**self.bare._parameters, **values}

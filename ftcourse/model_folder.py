@@ -137,7 +137,7 @@ def check_weights(model: transformers.PreTrainedModel, info: dict, folder: Path)
     biases = [name for name in info["unexpected_keys"] if name.endswith(".bias")]
     if extra := sorted(name for name in biases if getattr(parts.get(name[: -len(".bias")]), "bias", 0) is None):
         raise OSError(
-            f"Os pesos de {folder} têm {extra[0]}, um viés que config.json não diz e que o modelo deixaria de fora. Em "
+            f"Os pesos de {folder} têm {extra[0]}, um viés que config.json não diz e que o modelo deixaria de fora. No "
             "LLaMA, diga-o com attention_bias ou mlp_bias; se é o de BitFit com new_bias, já fundido, guarde antes o "
             "adaptador à parte, com methods.save."
         )
@@ -160,7 +160,7 @@ def check_weights(model: transformers.PreTrainedModel, info: dict, folder: Path)
 
 
 def load_tokenizer(folder: Path, config: transformers.PretrainedConfig) -> transformers.PreTrainedTokenizerBase:
-    """O tokenizador de uma pasta, com o que o treino exige dele: um limite e uma ficha de preenchimento.
+    """O tokenizador de uma pasta, com o que o treino exige dele: um limite e um token de preenchimento.
 
     Levanta OSError se ele não se lê e ValueError se não serve ao modelo.
     """
@@ -184,7 +184,7 @@ def load_tokenizer(folder: Path, config: transformers.PretrainedConfig) -> trans
             ) from error
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
-            f"O vocabulário de {folder} tem {len(tokenizer)} fichas, e o modelo só conhece {config.vocab_size}: os "
+            f"O vocabulário de {folder} tem {len(tokenizer)} tokens, e o modelo só conhece {config.vocab_size}: os "
             "dois não são do mesmo modelo."
         )
     tokenizer.model_max_length = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512))
@@ -194,8 +194,8 @@ def load_tokenizer(folder: Path, config: transformers.PretrainedConfig) -> trans
                 f"O vocabulário de {folder} não tem com que preencher um lote: diga um em tokenizer.pad_token."
             )
         tokenizer.pad_token = spare
-        warnings.warn(f"O vocabulário de {folder} não tem ficha de preenchimento; usei {spare!r}.", stacklevel=3)
-    config.pad_token_id = tokenizer.pad_token_id  # é por ela que a cabeça de LLaMA acha a última ficha da frase
+        warnings.warn(f"O vocabulário de {folder} não tem token de preenchimento; usei {spare!r}.", stacklevel=3)
+    config.pad_token_id = tokenizer.pad_token_id  # é por ele que a cabeça do LLaMA acha o último token da frase
     return tokenizer
 
 

@@ -79,7 +79,7 @@ def load(
     """Carrega (model, tokenizer) de uma família, com pesos em float32 e em modo de avaliação.
 
     task: a tarefa cuja cabeça o modelo deve ter; sem ela, ou se é de escrever, vem a do pré-treino. O que este não
-    cobre (a cabeça e, em BERT, o *pooler*) é sorteado com `seed`, sem mexer no gerador global. Com `pretrained=False`
+    cobre (a cabeça e, no BERT, o *pooler*) é sorteado com `seed`, sem mexer no gerador global. Com `pretrained=False`
     todos os pesos são sorteados: a comparação que mostra quanto vale o pré-treino. profile: um nome de PROFILES, uma
     pasta, ou um modelo do Hub; os que não são do curso vão para a GPU, se há uma. Uma cabeça que veio do arquivo, ou
     que não serve à tarefa, é avisada com `warnings`.

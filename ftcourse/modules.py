@@ -19,12 +19,12 @@ from torch import nn
 from ftcourse.layers import bare, chain, walk, wrapped
 
 HEADS = ("classifier", "score", "classification_head", "qa_outputs")  # como transformers chama a cabeça de uma tarefa
-# O papel de uma camada linear, pelo final do nome que BERT, LLaMA e T5 (o de 2020 e os de depois) lhe dão.
+# O papel de uma camada linear, pelo final do nome que o BERT, o LLaMA e o T5 (o de 2020 e os de depois) lhe dão.
 ROLES = {
     "key": r".*\.(key|k_proj|k)",
     "value": r".*\.(value|v_proj|v)",
     "output": r".*(attention\.output\.dense|\.o_proj|Attention\.o)",  # a volta da atenção, também a da cruzada
-    "down": r".*(?<!attention)\.(output\.dense|down_proj|wo)",  # a volta do feed-forward; em BERT a atenção tem outra
+    "down": r".*(?<!attention)\.(output\.dense|down_proj|wo)",  # a volta do feed-forward; no BERT a atenção tem outra
 }
 
 
@@ -48,21 +48,21 @@ def within(model: nn.Module, names: Iterable[str]) -> set[nn.Module]:
 
 
 def body(model: nn.Module) -> set[nn.Module]:
-    """Os módulos do modelo pré-treinado, sem a cabeça da tarefa e sem a saída que prevê fichas."""
+    """Os módulos do modelo pré-treinado, sem a cabeça da tarefa e sem a saída que prevê tokens."""
     inner = {bare(module) for _, module in walk(model.base_model)} - within(model, head(model))
     return inner - {bare(model.get_output_embeddings())}
 
 
 def stacks(model: nn.Module) -> tuple[nn.Module, ...]:
-    """As pilhas de camadas do modelo: uma ou, em T5, a do codificador e a do decodificador."""
+    """As pilhas de camadas do modelo: uma ou, no T5, a do codificador e a do decodificador."""
     base = model.base_model
     return (base.encoder, base.decoder) if model.config.is_encoder_decoder else (base,)
 
 
 def head(model: nn.Module) -> tuple[str, ...]:
-    """Os nomes do que a tarefa acrescenta ao modelo pré-treinado: a cabeça e, em BERT, o *pooler* que a alimenta.
+    """Os nomes do que a tarefa acrescenta ao modelo pré-treinado: a cabeça e, no BERT, o *pooler* que a alimenta.
 
-    Vazio quando o modelo tem a saída do pré-treino, que prevê fichas.
+    Vazio quando o modelo tem a saída do pré-treino, que prevê tokens.
     """
     outer = tuple(name for name in HEADS if hasattr(model, name))
     prefix = getattr(model, "base_model_prefix", "")
@@ -73,7 +73,7 @@ def head(model: nn.Module) -> tuple[str, ...]:
 def find(model: nn.Module, target_modules: str | Sequence[str], outside: Iterable[str] = ()) -> dict[str, nn.Module]:
     """As camadas lineares que `target_modules` escolhe, como em peft, sem envoltório: {nome: módulo}.
 
-    "all-linear": todas as do modelo pré-treinado, fora a cabeça e a saída que prevê fichas. Outro texto: uma expressão
+    "all-linear": todas as do modelo pré-treinado, fora a cabeça e a saída que prevê tokens. Outro texto: uma expressão
     regular para o nome inteiro. Uma lista: nomes, ou finais de nomes a partir de um ponto, como "query". O que está
     nos módulos `outside` não entra.
 
@@ -123,8 +123,8 @@ def by_role(model: nn.Module, *roles: str) -> dict[str, nn.Module]:
     for role in roles:
         if not (found := matching(linear, ROLES[role])):
             raise UnsuitableModel(
-                f"Não sei qual camada deste modelo faz o papel de {role!r}: o curso conhece os nomes de BERT, LLaMA e "
-                "T5. Se a técnica tem target_modules, como LoRA e IA³, diga ali as camadas."
+                f"Não sei qual camada deste modelo faz o papel de {role!r}: o curso conhece os nomes do BERT, do "
+                "LLaMA e do T5. Se a técnica tem target_modules, como LoRA e IA³, diga ali as camadas."
             )
         chosen += found
     return {name: module for name, module in linear.items() if name in chosen}
@@ -187,7 +187,7 @@ def whole(model: nn.Module, names: Sequence[str] | None) -> tuple[str, ...]:
     """Os nomes dos módulos que treinam inteiros: a cabeça da tarefa, se não vem nenhum.
 
     Cada um que vem escolhe, como em peft, todo módulo cujo nome termina nele. Treinam inteiras a cabeça e a saída que
-    prevê fichas, ou partes delas, as tabelas de embeddings e as normas. Em T5, três tabelas têm o mesmo peso: pedir uma
+    prevê tokens, ou partes delas, as tabelas de embeddings e as normas. No T5, três tabelas têm o mesmo peso: pedir uma
     é pedir as três, e o peso delas continua a ser um só. Já o da saída, se é o da tabela, não a acompanha, como em
     peft: treina um, e o outro fica.
 

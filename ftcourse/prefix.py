@@ -4,16 +4,16 @@
                └─────┬─────┘                  └─────┬─────┘
     softmax( Q [P_K ; K]ᵀ / √d_h )        [P_V ; V]                  §4.2
 
-Cada atenção tem os seus: treinam 2·p·L·d números, numa tabela P (p, 2·L·d) com uma linha por ficha virtual. Em prompt
-tuning, o que uma ficha virtual diz numa camada vem do que disse na anterior; aqui se aprende à parte, e só as atenções
+Cada atenção tem os seus: treinam 2·p·L·d números, numa tabela P (p, 2·L·d) com uma linha por token virtual. Em prompt
+tuning, o que um token virtual diz numa camada vem do que disse na anterior; aqui se aprende à parte, e só as atenções
 fazem conta a mais. Treinar P é instável, e o artigo o tira de um MLP, que some depois: o arquivo leva P.        §4.3
 
     P' (p, d)  →  Linear(d, h)  →  tanh  →  Linear(h, 2·L·d)  →  P        prefix_projection, desligado como em peft
 
-As posições do texto começam em p, como se o prefixo fosse texto: em BERT, as da tabela, e [CLS] muda de lugar; em
-LLaMA, as da rotação, que P_K não sofre; em T5, que não divide por √d_h, as da distância. Onde há menos cabeças de K e V
-que de Q, d é a largura de K. T5 tem três atenções por par de camadas (codificador, decodificador e cruzada), e o
-prefixo entra nas três: L conta atenções. Onde uma só vê uma janela, como em Gemma 3, o prefixo continua à vista; em
+As posições do texto começam em p, como se o prefixo fosse texto: no BERT, as da tabela, e [CLS] muda de lugar; no
+LLaMA, as da rotação, que P_K não sofre; no T5, que não divide por √d_h, as da distância. Onde há menos cabeças de K e V
+que de Q, d é a largura de K. O T5 tem três atenções por par de camadas (codificador, decodificador e cruzada), e o
+prefixo entra nas três: L conta atenções. Onde uma só vê uma janela, como no Gemma 3, o prefixo continua à vista; em
 peft, sai dela.
 """
 

@@ -1,4 +1,4 @@
-"""Prompt tuning: fichas virtuais na frente do texto, e treinam só os embeddings delas (Lester et al., 2021).
+"""Prompt tuning: tokens virtuais na frente do texto, e treinam só os embeddings deles (Lester et al., 2021).
 
         P (p, d), treina      E(x) (T, d), congelado
         └────────┬────────────────┬─────────┘
@@ -9,13 +9,13 @@
                h (p + T, d)  →  as T do texto
 
 Treinam p·d números, e cada tarefa é um arquivo de p linhas sobre a mesma base. Em troca, toda conta passa a ser sobre
-p + T fichas. No artigo, P parte dos embeddings das classes ou de fichas comuns, melhor que números de U(±0,5), e só
+p + T tokens. No artigo, P parte dos embeddings das classes ou de tokens comuns, melhor que números de U(±0,5), e só
 alcança o ajuste completo no modelo de 11 bilhões de parâmetros (§3). Em peft, se nada se diz, P vem de N(0, 1).
 
-Da pilha saem só os estados do texto: os logits são os dele, um por ficha, e a perda de um modelo causal não conta a
-primeira ficha, que em peft se prevê da última virtual. A exceção, como em peft: em BERT e RoBERTa a classe sai da
-posição 0, que passa a ser a primeira ficha virtual, e não [CLS]. O que se pede à parte, `hidden_states` e `attentions`,
-mostra as p + T posições. Em T5, P entra no codificador.
+Da pilha saem só os estados do texto: os logits são os dele, um por token, e a perda de um modelo causal não conta o
+primeiro token, que em peft se prevê do último virtual. A exceção, como em peft: no BERT e no RoBERTa a classe sai da
+posição 0, que passa a ser o primeiro token virtual, e não [CLS]. O que se pede à parte, `hidden_states` e `attentions`,
+mostra as p + T posições. No T5, P entra no codificador.
 """
 
 from dataclasses import dataclass, replace
@@ -35,9 +35,9 @@ from ftcourse.virtual_tokens import VirtualTokens, VirtualTokensConfig, position
 class PromptTuningConfig(VirtualTokensConfig):
     """Os ajustes de prompt tuning, com os nomes de peft. Levanta ValueError se um deles não faz sentido.
 
-    prompt_tuning_init: de onde P parte. "SAMPLE_VOCAB": os embeddings de p fichas sorteadas do vocabulário; "RANDOM":
-    N(0, 1); uma lista de fichas, como tokenizer("boa ruim").input_ids: os embeddings delas, repetidos ou cortados até
-    p. num_transformer_submodules: 2 só num arquivo de peft para T5, que traz 2p linhas, das quais as p primeiras agem.
+    prompt_tuning_init: de onde P parte. "SAMPLE_VOCAB": os embeddings de p tokens sorteados do vocabulário; "RANDOM":
+    N(0, 1); uma lista de tokens, como tokenizer("boa ruim").input_ids: os embeddings deles, repetidos ou cortados até
+    p. num_transformer_submodules: 2 só num arquivo de peft para o T5, com 2p linhas, das quais as p primeiras agem.
     """
 
     peft_type: ClassVar[str] = "PROMPT_TUNING"
@@ -52,7 +52,7 @@ class PromptTuningConfig(VirtualTokensConfig):
             choose("o começo de um prompt em prompt_tuning_init,", start, ("SAMPLE_VOCAB", "RANDOM", "TEXT"))
         elif not isinstance(start, (list, tuple)) or not start or not all(type(token) is int for token in start):
             raise ValueError(
-                f'prompt_tuning_init={start!r}: é "SAMPLE_VOCAB", "RANDOM" ou uma lista de fichas, como '
+                f'prompt_tuning_init={start!r}: é "SAMPLE_VOCAB", "RANDOM" ou uma lista de tokens, como '
                 'tokenizer("boa ruim").input_ids.'
             )
         if self.num_transformer_submodules not in (1, 2):
@@ -63,25 +63,25 @@ class PromptTuningConfig(VirtualTokensConfig):
     def inject(self, model: nn.Module, name: str) -> None:
         """Envolve a tabela de embeddings de entrada e lhe dá o P do adaptador `name`.
 
-        Levanta ValueError se P não cabe nas posições do modelo ou se não há nele as fichas do começo.
+        Levanta ValueError se P não cabe nas posições do modelo ou se não há nele os tokens do começo.
         """
         P = self.initial(bare(model.get_input_embeddings()))
         wrap(model, self.place(model), PromptLayer).add(name, P, model)
 
     @torch.no_grad()
     def initial(self, table):
-        """P no começo, em float32: (p, d). table: a que dá os embeddings das fichas; em Gemma 3, com uma escala."""
+        """P no começo, em float32: (p, d). table: a que dá os embeddings dos tokens; no Gemma 3, com uma escala."""
         p, start, weight = self.num_virtual_tokens, self.prompt_tuning_init, table.weight
         if start == "RANDOM":
             return torch.randn(p, weight.shape[1], device=weight.device)
         if start == "TEXT":
             raise ValueError(
-                'prompt_tuning_init="TEXT" é o nome de peft; aqui o texto vem em fichas: '
+                'prompt_tuning_init="TEXT" é o nome de peft; aqui o texto vem em tokens: '
                 'prompt_tuning_init=tokenizer("boa ruim").input_ids.'
             )
         ids = torch.randint(len(weight), (p,)) if start == "SAMPLE_VOCAB" else torch.tensor(start)
         if ids.min() < 0 or ids.max() >= len(weight):
-            raise ValueError(f"prompt_tuning_init={start!r}: as fichas deste modelo vão de 0 a {len(weight) - 1}.")
+            raise ValueError(f"prompt_tuning_init={start!r}: os tokens deste modelo vão de 0 a {len(weight) - 1}.")
         ids = ids.repeat(-(-p // len(ids)))[:p]
         return table(ids.to(weight.device)).to(torch.float32, copy=True)
 
@@ -100,7 +100,7 @@ class PromptTuningConfig(VirtualTokensConfig):
 
 
 def reads_first(model: nn.Module) -> bool:
-    """Se a classe sai da posição 0 do que a pilha responde, como em RoBERTa; em BERT, sai do *pooler*, dentro dela."""
+    """Se a classe sai da posição 0 do que a pilha responde, como no RoBERTa; no BERT, sai do *pooler*, dentro dela."""
     return modules.head(model) == ("classifier",) and type(model).__name__.endswith("ForSequenceClassification")
 
 
@@ -152,7 +152,7 @@ class PromptLayer(VirtualTokens):
         return output
 
     def widen(self, stack, args, kwargs):
-        """Na entrada do decodificador: o texto que ele consulta tem p fichas a mais."""
+        """Na entrada do decodificador: o texto que ele consulta tem p tokens a mais."""
         if self.acting is None or kwargs.get("encoder_attention_mask") is None:
             return None
         p = len(self.prompt_embeddings[self.acting])

@@ -1,4 +1,4 @@
-"""O que é uma tarefa: as divisões, como as linhas viram fichas, o que se mede. As que existem, `tasks.load` carrega."""
+"""O que é uma tarefa: as divisões, como as linhas viram tokens, o que se mede. As que existem, `tasks.load` carrega."""
 
 import copy
 import hashlib
@@ -43,15 +43,15 @@ class Task:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: datasets.Dataset, seq2seq: bool = False) -> list[dict]:
-        """As linhas em fichas: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}, em toda família.
+        """As linhas em tokens: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}, em toda família.
 
-        Levanta ValueError se uma delas não tem ficha alguma, e o que `tokenize` levanta.
+        Levanta ValueError se uma delas não tem token algum, e o que `tokenize` levanta.
         """
         encoded = tokenize(tokenizer, rows["text"], truncation=True)
         if (empty := next((i for i, ids in enumerate(encoded) if not ids), None)) is not None:
             raise ValueError(
-                f"{where(empty, rows['text'][empty])} não dá ficha alguma, e este tokenizador não põe a de começo nem "
-                "a de fim. Preencha o texto ou tire a linha."
+                f"{where(empty, rows['text'][empty])} não dá token algum, e este tokenizador não põe o de começo nem "
+                "o de fim. Preencha o texto ou tire a linha."
             )
         return [
             {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": label}
@@ -69,13 +69,13 @@ class Task:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any) -> list[list[int]]:
-    """As fichas de cada texto, com os ajustes do tokenizador que vierem em `options`.
+    """Os tokens de cada texto, com os ajustes do tokenizador que vierem em `options`.
 
-    O que alguém escreveu é texto: "<s>R$ 30</s>" numa frase são letras e sinais, não as fichas de começo e de fim.
-    Levanta ValueError, com a linha, se o tokenizador só o lê como ficha de controle.
+    O que alguém escreveu é texto: "<s>R$ 30</s>" numa frase são letras e sinais, não os tokens de começo e de fim.
+    Levanta ValueError, com a linha, se o tokenizador só o lê como token de controle.
     """
     control = {i for i, added in tokenizer.added_tokens_decoder.items() if added.special}
-    control = control.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # esta é também a do que não se lê
+    control = control.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # este é também o do que não se lê
 
     def read(reader, texts):
         found = reader(texts, split_special_tokens=True, return_special_tokens_mask=True, verbose=False, **options)
@@ -92,16 +92,16 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options
             if left:
                 raise ValueError(
                     f"{where(i, texts[i])} tem {tokenizer.convert_ids_to_tokens(min(left))!r}, que este tokenizador só "
-                    "lê como ficha de controle. Tire-o do texto."
+                    "lê como token de controle. Tire-o do texto."
                 )
             ids[i] = again
     return ids
 
 
 def splitting(tokenizer: PreTrainedTokenizerBase, control: Iterable[int]) -> PreTrainedTokenizerBase:
-    """Uma cópia do tokenizador que parte em dois o nome de uma ficha de controle.
+    """Uma cópia do tokenizador que parte em dois o nome de um token de controle.
 
-    split_special_tokens não basta onde o nome está também entre os pedaços do vocabulário, como "</s>" no de T5.
+    split_special_tokens não basta onde o nome está também entre os pedaços do vocabulário, como "</s>" no do T5.
     """
     reader = copy.deepcopy(tokenizer)
     if reader.is_fast:

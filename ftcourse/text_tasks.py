@@ -28,17 +28,17 @@ class TextTask(Task):
     """
 
     separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
-    opening: ClassVar[tuple[str, ...]] = ()  # que fichas abrem a resposta num codificador-decodificador
-    stop: ClassVar[tuple[str, ...]] = ()  # que fichas, além da de fim, fecham a resposta
-    # Ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição. Em quem continua o pedido, valem também
-    # as dele.
+    opening: ClassVar[tuple[str, ...]] = ()  # que tokens abrem a resposta num codificador-decodificador
+    stop: ClassVar[tuple[str, ...]] = ()  # que tokens, além do de fim, fecham a resposta
+    # Ao escrever, quantos tokens seguidos não se repetem; 0: nenhuma proibição. Em quem continua o pedido, valem também
+    # os dele.
     no_repeat = 0
 
     def prompts(self, tokenizer, texts, seq2seq=False):
-        """O que o modelo lê antes de escrever, em fichas: uma lista para cada pedido.
+        """O que o modelo lê antes de escrever, em tokens: uma lista para cada pedido.
 
-        Num codificador-decodificador (seq2seq) o pedido termina na ficha de fim. Nos outros vem depois da de começo,
-        ou da de fim do texto anterior onde aquela não existe.
+        Num codificador-decodificador (seq2seq) o pedido termina no token de fim. Nos outros vem depois do de começo,
+        ou do de fim do texto anterior onde aquele não existe.
 
         Levanta ValueError se um pedido não deixa lugar para a resposta.
         """
@@ -48,18 +48,18 @@ class TextTask(Task):
             return [[*ids[: limit - 1], tokenizer.eos_token_id] for ids in read]
         if (longest := 1 + max(map(len, read), default=0)) >= limit:
             raise ValueError(
-                f"Um pedido de {self.name} tem {longest} fichas e o modelo lê {limit}, resposta incluída: encurte-o."
+                f"Um pedido de {self.name} tem {longest} tokens e o modelo lê {limit}, resposta incluída: encurte-o."
             )
         return [[start, *ids] for ids in read]
 
     def read(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-        """As fichas de cada texto, sem as que o tokenizador põe em volta."""
+        """Os tokens de cada texto, sem os que o tokenizador põe em volta."""
         return tokenize(tokenizer, texts, add_special_tokens=False)
 
     def encode(self, tokenizer, rows, seq2seq=False):
-        """As linhas em fichas: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}.
+        """As linhas em tokens: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}.
 
-        Os rótulos são as fichas da resposta e a de fim. Em fila com o pedido (sem seq2seq), as do pedido levam IGNORED:
+        Os rótulos são os tokens da resposta e o de fim. Em fila com o pedido (sem seq2seq), os do pedido levam IGNORED:
         a perda é só da resposta. O que passa do tamanho do modelo é cortado.
         """
         limit, end = tokenizer.model_max_length, tokenizer.eos_token_id
@@ -81,9 +81,9 @@ class TextTask(Task):
         return {"exact": float(np.mean(same)), "chrf": chrf, "n": len(same)}
 
     def loss_metrics(self, losses, tokenizer, rows):
-        """O que se tira da perda de cada ficha da resposta: média em nats, perplexidade, bits por caractere.
+        """O que se tira da perda de cada token da resposta: média em nats, perplexidade, bits por caractere.
 
-        losses: uma lista de (fichas,), como a de `evaluation.token_losses`.
+        losses: uma lista de (tokens,), como a de `evaluation.token_losses`.
         """
         total, tokens = sum(loss.sum().item() for loss in losses), sum(map(len, losses))
         characters = sum(map(len, rows["target"]))
@@ -92,7 +92,7 @@ class TextTask(Task):
         return {"loss": mean, "perplexity": perplexity, "bits": total / math.log(2) / characters, "n": len(losses)}
 
 
-BLANK, NEXT = "<extra_id_0>", "<extra_id_1>"  # as primeiras sentinelas de T5, que marcam no pré-treino o que falta
+BLANK, NEXT = "<extra_id_0>", "<extra_id_1>"  # as primeiras sentinelas do T5, que marcam no pré-treino o que falta
 GAP = "\ufdd0"
 PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\nObjeto: {objeto}\nHabilidade:"
 
@@ -100,7 +100,7 @@ PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\
 class Skill(TextTask):
     """Escrever uma habilidade da BNCC a partir de componente, ano e objeto de conhecimento."""
 
-    no_repeat = 4  # sempre na ficha mais provável, um modelo pequeno entra em laço e não sai
+    no_repeat = 4  # sempre no token mais provável, um modelo pequeno entra em laço e não sai
 
     @staticmethod
     def row(row):
@@ -117,7 +117,7 @@ class Correction(TextTask):
         return {"input": f"corrija: {given}", "target": target, "given": given, **fields}
 
     def metrics(self, predictions, rows):
-        """E, de 0 a 1: falhas mendadas, frases certas deixadas como estavam, falhas mendadas de cada tipo."""
+        """E, de 0 a 1: falhas corrigidas, frases certas deixadas como estavam, falhas corrigidas de cada tipo."""
         right = defaultdict(list)
         for kind, prediction, target in zip(rows["kind"], predictions, rows["target"], strict=True):
             for group in (f"mended_{kind}", "mended") if kind else ("kept",):
@@ -125,12 +125,12 @@ class Correction(TextTask):
         return super().metrics(predictions, rows) | {group: float(np.mean(right[group])) for group in sorted(right)}
 
     def loss_metrics(self, losses, tokenizer, rows):
-        """E a perda média só nas fichas em que copiar erraria."""
+        """E a perda média só nos tokens em que copiar erraria."""
         changed = [loss[mask[: len(loss)]] for loss, mask in zip(losses, self.changed(tokenizer, rows))]
         return super().loss_metrics(losses, tokenizer, rows) | {"loss_changed": torch.cat(changed).mean().item()}
 
     def changed(self, tokenizer, rows):
-        """Em que fichas da resposta copiar o que foi dado erraria: uma lista de (fichas,), a de fim incluída."""
+        """Em que tokens da resposta copiar o que foi dado erraria: uma lista de (tokens,), o de fim incluído."""
         columns = [[self.separator + text for text in rows[column]] for column in ("given", "target")]
         given, target = (self.read(tokenizer, texts) for texts in columns)
         masks = []
@@ -138,7 +138,7 @@ class Correction(TextTask):
             masks.append(torch.zeros(len(new) + 1, dtype=torch.bool))
             for tag, _, _, first, last in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
                 if tag != "equal":
-                    masks[-1][first : max(last, first + 1)] = True  # onde algo some, quem copia erra na ficha seguinte
+                    masks[-1][first : max(last, first + 1)] = True  # onde algo some, quem copia erra no token seguinte
         return masks
 
 
@@ -169,7 +169,7 @@ class Accents(TextTask):
 class Cloze(TextTask):
     """Escrever a palavra que falta: a da frase certa no lugar em que `aceitabilidade` fez a falha, de tipo `kind`.
 
-    Como no pré-treino de T5, a resposta começa pela sentinela da lacuna e acaba onde viria a da seguinte.
+    Como no pré-treino do T5, a resposta começa pela sentinela da lacuna e acaba onde viria a da seguinte.
     """
 
     opening, stop = (BLANK,), (NEXT,)
@@ -186,12 +186,12 @@ class Cloze(TextTask):
     def prompts(self, tokenizer, texts, seq2seq=False):
         if not (seq2seq and {BLANK, NEXT} <= tokenizer.get_vocab().keys()):
             raise ValueError(
-                f"A tarefa {self.name} mostra a lacuna com a ficha {BLANK}, que este modelo não tem: use um T5."
+                f"A tarefa {self.name} mostra a lacuna com o token {BLANK}, que este modelo não tem: use um T5."
             )
         return super().prompts(tokenizer, texts, seq2seq)
 
     def read(self, tokenizer, texts):
-        # A lacuna entra como ficha: no lugar dela, ao ler, vai um caractere que Unicode reserva para o que não é texto.
+        # A lacuna entra como token: no lugar dela, ao ler, vai um caractere que Unicode reserva para o que não é texto.
         reader, sentinel = copy.deepcopy(tokenizer), tokenizer.convert_tokens_to_ids(BLANK)
         reader.add_tokens([AddedToken(GAP, lstrip=True, normalized=False)])
         gap = reader.convert_tokens_to_ids(GAP)
@@ -232,7 +232,7 @@ class Paragraphs(TextTask):
     def encode(self, tokenizer, rows, seq2seq=False):
         if seq2seq:
             raise ValueError(
-                "Só um modelo que continua textos, como LLaMA, dá a perda de um parágrafo; este o reescreve."
+                "Só um modelo que continua textos, como o LLaMA, dá a perda de um parágrafo; este o reescreve."
             )
         return super().encode(tokenizer, rows)
 

@@ -89,7 +89,7 @@ def train(
     if checkpoint and Path(checkpoint).exists():
         history, first = restore(checkpoint, settings, trained, optimizer, scaler)
     lengths = np.array([len(example["input_ids"]) for example in examples])
-    # Quem continua textos prevê a ficha seguinte: o rótulo da primeira não entra na perda.
+    # Quem continua textos prevê o token seguinte: o rótulo do primeiro não entra na perda.
     shift = 0 if task.labels or model.config.is_encoder_decoder else 1
     asked = np.array([np.sum(np.atleast_1d(example["labels"])[shift:] != IGNORED) for example in examples])
     optimizer.zero_grad()  # o que um treino interrompido tenha deixado
@@ -105,7 +105,7 @@ def train(
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         for part in [part for part in parts if asked[part].any()] or [rows]:
             batch = collate(tokenizer, [examples[i] for i in part], model.device)
-            with autocast(model):  # a média do lote é a das partes, cada uma com o peso das suas fichas pedidas
+            with autocast(model):  # a média do lote é a das partes, cada uma com o peso dos seus tokens pedidos
                 part_loss = model(**batch).loss * (asked[part].sum() / asked[rows].sum())
             if not part_loss.isfinite():
                 raise FloatingPointError(
@@ -181,7 +181,7 @@ def by_rate(trained: dict[str, nn.Parameter], multipliers: dict[str, float], wei
 
 
 def origin(model: nn.Module, examples: list[dict]) -> dict:
-    """O que, além dos argumentos, faz de um treino outro: dados em fichas, base congelada, ajustes da técnica."""
+    """O que, além dos argumentos, faz de um treino outro: dados em tokens, base congelada, ajustes da técnica."""
     config = getattr(model, "adapters", {}).get(getattr(model, "active_name", None))
     data = hashlib.sha256(repr(examples).encode()).hexdigest()[:16]
     return {"task.train": data, "base": modules.fingerprint(model, frozen=True), "method": repr(config)}

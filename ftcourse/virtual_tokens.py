@@ -1,9 +1,9 @@
-"""Fichas virtuais: o que prompt e prefix tuning têm em comum, dos ajustes à entrada do modelo.
+"""Tokens virtuais: o que prompt e prefix tuning têm em comum, dos ajustes à entrada do modelo.
 
     texto          x₁ … x_T  nas posições  0 … T−1
-    com p fichas   x₁ … x_T  nas posições  p … p+T−1        as p primeiras são das fichas virtuais
+    com p tokens   x₁ … x_T  nas posições  p … p+T−1        as p primeiras são dos tokens virtuais
 
-As fichas são de um adaptador do modelo inteiro, guardado na tabela de embeddings de entrada: entram por ganchos
+Os tokens são de um adaptador do modelo inteiro, guardado na tabela de embeddings de entrada: entram por ganchos
 (*hooks*) nas pilhas de camadas, e nenhum outro módulo muda.
 """
 
@@ -24,14 +24,14 @@ TASK_TYPES = {"ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QU
 class VirtualTokensConfig:
     """O que prompt e prefix tuning têm em comum, com os nomes de peft. Levanta ValueError se p não é um inteiro.
 
-    num_virtual_tokens: p, quantas fichas virtuais. task_type: a tarefa, que peft precisa achar no arquivo e que
+    num_virtual_tokens: p, quantos tokens virtuais. task_type: a tarefa, que peft precisa achar no arquivo e que
     `methods.save` escreve. modules_to_save: o que mais treina, inteiro; None é a cabeça da tarefa.
     """
 
     prefix_in_file: ClassVar[str] = "base_model."
     needed_in_file: ClassVar[tuple] = ("num_virtual_tokens",)
-    unmergeable: ClassVar[str] = "fichas virtuais não são um peso da base"
-    changes_on_arrival: ClassVar[str] = "o modelo lê p fichas a mais"
+    unmergeable: ClassVar[str] = "tokens virtuais não são um peso da base"
+    changes_on_arrival: ClassVar[str] = "o modelo lê p tokens a mais"
 
     num_virtual_tokens: int = 20
     task_type: str | None = None
@@ -42,7 +42,7 @@ class VirtualTokensConfig:
             raise ValueError(f"num_virtual_tokens={self.num_virtual_tokens!r}: é um inteiro a partir de 1, como 20.")
 
     def place(self, model: nn.Module) -> str:
-        """O nome da tabela de embeddings de entrada, que guarda as fichas. Levanta ValueError se elas não cabem."""
+        """O nome da tabela de embeddings de entrada, que guarda os tokens. Levanta ValueError se eles não cabem."""
         for stack in modules.stacks(model):
             fits(stack, self.num_virtual_tokens, 1)
         table = model.get_input_embeddings()
@@ -77,9 +77,9 @@ class VirtualTokensConfig:
 
 
 def positions(stack: nn.Module) -> tuple[int, float]:
-    """As posições que o modelo aprendeu: (a primeira, quantas). Sem tabela, como em LLaMA e T5, (0, infinitas).
+    """As posições que o modelo aprendeu: (a primeira, quantas). Sem tabela, como no LLaMA e no T5, (0, infinitas).
 
-    Em RoBERTa a primeira é 2: as linhas da tabela até padding_idx são do preenchimento.
+    No RoBERTa a primeira é 2: as linhas da tabela até padding_idx são do preenchimento.
     """
     if (table := getattr(getattr(stack, "embeddings", None), "position_embeddings", None)) is None:
         return 0, math.inf
@@ -88,11 +88,11 @@ def positions(stack: nn.Module) -> tuple[int, float]:
 
 
 def fits(stack: nn.Module, p: int, length: int) -> None:
-    """Levanta ValueError se p fichas virtuais e `length` do texto passam das posições que o modelo aprendeu."""
+    """Levanta ValueError se p tokens virtuais e `length` do texto passam das posições que o modelo aprendeu."""
     if p + length > (room := positions(stack)[1]):
         raise ValueError(
-            f"{p} fichas virtuais e {length} do texto são {p + length}, e este modelo só tem posições para {room}: "
-            f"corte o texto em {max(0, room - p)} fichas, ou use um num_virtual_tokens menor."
+            f"{p} tokens virtuais e {length} do texto são {p + length}, e este modelo só tem posições para {room}: "
+            f"corte o texto em {max(0, room - p)} tokens, ou use um num_virtual_tokens menor."
         )
 
 
@@ -110,13 +110,13 @@ def suits(inputs: dict) -> None:
     """Levanta ValueError se o cache que entra tem tamanho fixo, se a máscara não é (B, T) ou se não há um texto só."""
     if getattr(cache(inputs), "is_compileable", False):
         raise ValueError(
-            f"O cache que veio, {type(cache(inputs)).__name__}, tem tamanho fixo, sem lugar para as fichas virtuais. "
+            f"O cache que veio, {type(cache(inputs)).__name__}, tem tamanho fixo, sem lugar para os tokens virtuais. "
             'Gere com o que cresce, cache_implementation="dynamic", que é o padrão.'
         )
     if (mask := inputs.get("attention_mask")) is not None and getattr(mask, "ndim", None) != 2:
         given = f"com a forma {tuple(mask.shape)}" if hasattr(mask, "shape") else f"como {type(mask).__name__}"
         raise ValueError(
-            f"attention_mask veio {given}. Com fichas virtuais é (B, T), 1 onde há texto e 0 no preenchimento, e o "
+            f"attention_mask veio {given}. Com tokens virtuais é (B, T), 1 onde há texto e 0 no preenchimento, e o "
             "modelo tira dela a máscara de cada atenção."
         )
     if (inputs.get("input_ids") is None) == (inputs.get("inputs_embeds") is None):
@@ -124,20 +124,20 @@ def suits(inputs: dict) -> None:
 
 
 class VirtualTokens(AdapterLayer):
-    """A tabela de embeddings de entrada, com as fichas virtuais de cada adaptador.
+    """A tabela de embeddings de entrada, com os tokens virtuais de cada adaptador.
 
-    A tabela responde o que respondia. Quem põe as fichas no modelo são ganchos (*hooks*) na entrada e na saída das
+    A tabela responde o que respondia. Quem põe os tokens no modelo são ganchos (*hooks*) na entrada e na saída das
     pilhas, que o envoltório registra ao chegar e tira ao sair: nenhum outro módulo muda.
     """
 
-    in_the_cache = False  # se o cache que entra no meio de uma geração já tem as fichas virtuais
+    in_the_cache = False  # se o cache que entra no meio de uma geração já tem os tokens virtuais
 
     def __init__(self, base_layer):
         super().__init__(base_layer)
         self.prompt_embeddings = nn.ParameterDict()  # {nome: (p, …)}
 
     def of_the_model(self, key: str) -> bool:
-        """As fichas virtuais são do modelo inteiro."""
+        """Os tokens virtuais são do modelo inteiro."""
         return True
 
     def forward(self, ids):
@@ -146,7 +146,7 @@ class VirtualTokens(AdapterLayer):
     def entering(self, stack, args, kwargs):
         """As entradas de uma pilha, todas por nome, com as posições do texto p adiante, e o tamanho dele.
 
-        Levanta ValueError se as fichas virtuais não cabem nas posições, no cache ou na máscara.
+        Levanta ValueError se os tokens virtuais não cabem nas posições, no cache ou na máscara.
         """
         inputs = dict(zip(inspect.signature(stack.forward).parameters, args)) | kwargs
         suits(inputs)

@@ -161,7 +161,7 @@ def serve():
 
 
 def tiny_tokenizer():
-    """Palavras inteiras, sem nenhum arquivo: as fichas especiais e o vocabulário dos brinquedos."""
+    """Palavras inteiras, sem nenhum arquivo: os tokens especiais e o vocabulário dos brinquedos."""
     words = dict.fromkeys([*SPECIAL, *WORDS, "noite", "dia"])
     model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     backend = tokenizers.Tokenizer(model)

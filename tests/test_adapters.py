@@ -193,7 +193,7 @@ def test_generation_is_equal_token_for_token(family, case, use_cache):
 
 
 def old_t5_attention(module, query, key, value, mask, position_bias, dropout, **_):
-    """A atenção que T5 tinha no transformers da biblioteca: o softmax, e com ele a volta, em float32."""
+    """A atenção que o T5 tinha no transformers da biblioteca: o softmax, e com ele a volta, em float32."""
     scores = query @ key.transpose(2, 3) + (position_bias if mask is None else position_bias + mask)
     weights = F.dropout(scores.float().softmax(-1).type_as(scores), dropout, module.training)
     return (weights @ value).transpose(1, 2), weights
@@ -287,7 +287,7 @@ def test_one_layer_is_the_formula(d, reduction, sigma, kind, seed):
 @quick
 @given(st.sampled_from([*TINY]), st.integers(0, 20), st.integers(1, 20), st.booleans(), st.booleans())
 def test_the_count_is_the_closed_formula(family, seed, reduction, norms, cross):
-    """2md + d + m por gargalo: dois por bloco em Houlsby, três no decodificador de T5, um em Pfeiffer."""
+    """2md + d + m por gargalo: dois por bloco em Houlsby, três no decodificador do T5, um em Pfeiffer."""
     model = tiny(family, seed)
     d, config = model.config.hidden_size, model.config
     blocks = config.num_layers * 2 if family.startswith("t5") else config.num_hidden_layers
@@ -463,7 +463,7 @@ def test_a_model_of_another_family_is_told(method):
     sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 10, "n_positions": 8}
     gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
     odd = nn.ModuleDict({"block": nn.ModuleDict({"down_proj": nn.Linear(2, 2), "o_proj": nn.Linear(2, 2)})})
-    for model, words in ((gpt2, r"papel de .*BERT, LLaMA e T5"), (odd, r"adaptador depois de block\.\w+_proj")):
+    for model, words in ((gpt2, r"papel de .*BERT, do LLaMA e do T5"), (odd, r"adaptador depois de block\.\w+_proj")):
         with pytest.raises(modules.UnsuitableModel, match=words):
             methods.METHODS[method](modules_to_save=()).inject(model, "default")
         assert not layers.wrapped(model)

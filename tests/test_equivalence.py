@@ -50,7 +50,7 @@ def both(hand, theirs):
 def merged_by_peft(theirs):
     """O modelo de peft com o adaptador fundido, e os seus pesos, com os nomes da base.
 
-    `merge_and_unload` de peft 0.21.2, com IA³, tropeça numa cabeça que não é uma camada só, como o pooler de BERT.
+    `merge_and_unload` de peft 0.21.2, com IA³, tropeça numa cabeça que não é uma camada só, como o pooler do BERT.
     """
     plain = type(theirs.get_base_model())(theirs.get_base_model().config).state_dict().keys()
     theirs.merge_adapter()
@@ -241,7 +241,7 @@ def test_pissa_on_a_bfloat16_base_is_that_of_peft_but_for_rounding(family):
 
 @families
 def test_by_role_the_vectors_are_where_the_paper_puts_them(family):
-    """K e V na saída, a volta do feed-forward na entrada; a atenção cruzada de T5 também."""
+    """K e V na saída, a volta do feed-forward na entrada; a atenção cruzada do T5 também."""
     model = methods.apply(tiny(family), "ia3")
     vectors = {n.removesuffix(".ia3_l"): p for n, p in methods.tensors(model, "default").items() if "ia3_l" in n}
     held = [(n, layer) for n, layer in layers.wrapped(model) if n in vectors and layer.on_input["default"]]
@@ -346,7 +346,7 @@ def test_the_biases_of_the_keys_change_no_answer(family):
 
 
 def test_bitfit_of_BERT_base_trains_the_share_that_the_paper_gives():
-    """0,094% de BERT-base: as lineares, as normas, a dos embeddings e o pooler; 0,081% de BERT-large."""
+    """0,094% do BERT-base: as lineares, as normas, a dos embeddings e o pooler; 0,081% do BERT-large."""
     for sizes, published in (((768, 12, 12, 3072), "0.094%"), ((1024, 24, 16, 4096), "0.081%")):
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         with torch.device("meta"):
@@ -365,7 +365,7 @@ def peft_targets(model):
     return {name for name, module in model.base_model.model.named_modules() if hasattr(module, "lora_A")}
 
 
-# O que "all-linear" de peft toma e o daqui deixa: as camadas da cabeça e o que só serve para prever fichas.
+# O que "all-linear" de peft toma e o daqui deixa: as camadas da cabeça e o que só serve para prever tokens.
 LEFT_OUT = {
     "bert": {"bert.pooler.dense"},
     "bert mlm": {"cls.predictions.transform.dense"},

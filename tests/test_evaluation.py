@@ -33,7 +33,7 @@ def toy_classifier(family):
         return toy_model(), tokenizer()
     writer, words = toy_writer(seq2seq=family == "t5")
     words = copy.deepcopy(words)
-    if family == "t5":  # a cabeça de T5 lê a ficha de fim
+    if family == "t5":  # a cabeça do T5 lê o token de fim
         end = (words.eos_token, words.eos_token_id)
         words.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
             single=f"$A {end[0]}", special_tokens=[end]
@@ -94,7 +94,7 @@ def test_a_loss_and_what_is_written_do_not_depend_on_the_batch(seq2seq, method):
 
 
 def insistent(monkeypatch, model, token):
-    """O modelo só quer escrever uma ficha."""
+    """O modelo só quer escrever um token."""
     plain = model.forward
     monkeypatch.setattr(model, "forward", lambda **given: insist(plain(**given), token))
 
@@ -128,7 +128,7 @@ def test_a_tokenizer_that_gives_no_limit_and_a_split_without_rows_are_measured_t
 
 @pytest.mark.parametrize("no_repeat", [1, 2, 4])
 def test_the_filling_forbids_nothing(monkeypatch, no_repeat):
-    """A ficha de preenchimento é a de fim, como em muitos modelos: as da esquerda não contam como escritas."""
+    """O token de preenchimento é o de fim, como em muitos modelos: os da esquerda não contam como escritos."""
     model, words = toy_writer(seq2seq=False)
     words = copy.deepcopy(words)
     words.pad_token = words.eos_token
@@ -222,7 +222,7 @@ def test_the_loss_of_each_answer_is_the_one_of_the_model_alone(seq2seq):
 
 @torch.no_grad()
 def by_hand(model, tokenizer, prompt, seq2seq, most):
-    """A geração gulosa, uma ficha por vez, sem cache nem lote."""
+    """A geração gulosa, um token por vez, sem cache nem lote."""
     written = []
     while len(written) < most and (not written or written[-1] != tokenizer.eos_token_id):
         if seq2seq:
@@ -328,7 +328,7 @@ def test_the_row_that_gives_no_number_is_named_and_the_others_are_not():
         reader.cls.predictions.bias[5] = float("nan")
     with pytest.raises(FloatingPointError, match=r"O espanto de 'a casa' não é um número. O peso cls\."):
         baselines.without_labels(reader, tokenizer(), ["a casa"])
-    with pytest.raises(ValueError, match="A frase '' não tem ficha alguma"):
+    with pytest.raises(ValueError, match="A frase '' não tem token algum"):
         baselines.without_labels(reader, tokenizer(), [""])
 
 
@@ -428,7 +428,7 @@ def test_the_texts_of_the_course_are_read_as_the_tokenizer_alone_reads_them(fami
 
 @pytest.mark.parametrize("family", ["bert", "llama", "t5"])
 def test_who_types_tokens_of_control_trains_and_measures(family):
-    """Em T5 a ficha de fim a mais era um erro em inglês no meio do treino; em LLaMA, outra frase."""
+    """No T5 o token de fim a mais era um erro em inglês no meio do treino; no LLaMA, outra frase."""
     typed = [f"{text} {special}" for special in HTML for text in ("a casa", "o gato <pad> preto </s>")]
     rows = datasets.Dataset.from_dict({"text": typed, "label": [i % 2 for i in range(len(typed))]})
     task = replace(TASK, train=rows, validation=rows, test=rows)
@@ -470,13 +470,13 @@ def test_the_gap_is_a_token_and_what_was_typed_beside_it_is_text():
             CLOZE.prompts(words, [texts[0], text], seq2seq=True)
 
 
-# ---------------------------------------------------------------- o que não tem ficha alguma
+# ---------------------------------------------------------------- o que não tem token algum
 
 
 def test_a_text_without_a_token_is_refused_with_its_row_and_one_with_those_of_the_tokenizer_is_not():
     rows = {"text": ["casa", "", "rua"], "label": [0, 1, 0]}
-    for words in (writer_tokenizer(True), writer_tokenizer(False)):  # não põem ficha alguma em volta
-        with pytest.raises(ValueError, match=r"A linha 1 \(a primeira é a 0\), '', não dá ficha alguma.*tire a linha"):
+    for words in (writer_tokenizer(True), writer_tokenizer(False)):  # não põem token algum em volta
+        with pytest.raises(ValueError, match=r"A linha 1 \(a primeira é a 0\), '', não dá token algum.*tire a linha"):
             TASK.encode(words, rows)
     assert len(TASK.encode(tokenizer(), rows)[1]["input_ids"]) == 2
     assert evaluation.predict(toy_model(), tokenizer(), TASK, rows).isfinite().all()

@@ -189,7 +189,7 @@ def test_a_tokenizer_without_padding_borrows_a_token_and_says_so(folders, tmp_pa
     folder = shutil.copytree(folders["llama lm"], tmp_path / "llama")
     for name in ("tokenizer_config.json", "config.json"):
         edit(folder / name, **({"pad_token": None} if name.startswith("tok") else {"pad_token_id": None}))
-    with pytest.warns(UserWarning, match=r"não tem ficha de preenchimento; usei '<unk>'"):
+    with pytest.warns(UserWarning, match=r"não tem token de preenchimento; usei '<unk>'"):
         model, tokenizer = models.load("llama", TASK, profile=folder)
     assert tokenizer.pad_token == "<unk>" and model.config.pad_token_id == tokenizer.unk_token_id
     edit(folder / "tokenizer_config.json", unk_token=None, eos_token=None)
@@ -306,7 +306,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused(folder):
     _, tokenizer = models.load("bert", profile=folder)
     tokenizer.add_tokens([f"nova{i}" for i in range(40)])
     tokenizer.save_pretrained(folder)
-    refused(ValueError, r"tem \d+ fichas, e o modelo só conhece 50", "bert", profile=folder)
+    refused(ValueError, r"tem \d+ tokens, e o modelo só conhece 50", "bert", profile=folder)
 
 
 def test_a_sentencepiece_vocabulary_asks_for_its_library(folder, monkeypatch):

@@ -146,7 +146,7 @@ def test_a_pattern_as_peft_writes_it(tmp_path, family):
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_a_classifier_of_peft_lists_heads_that_the_model_does_not_have(tmp_path, family):
-    """Com task_type, peft grava ["classifier", "score"]; o pooler de BERT não vem, e isso se avisa."""
+    """Com task_type, peft grava ["classifier", "score"]; o pooler do BERT não vem, e isso se avisa."""
     theirs = from_peft(tmp_path, family, target_modules=[QUERY[family]], task_type="SEQ_CLS")
     assert set(json.loads((tmp_path / CONFIG).read_text())["modules_to_save"]) == {"classifier", "score"}
     if family == "llama":
@@ -159,7 +159,7 @@ def test_a_classifier_of_peft_lists_heads_that_the_model_does_not_have(tmp_path,
 
 @families
 def test_all_linear_of_peft_comes_whole(tmp_path, family):
-    """Nos modelos com cabeça, peft só a deixa de fora com task_type, e não a de T5."""
+    """Nos modelos com cabeça, peft só a deixa de fora com task_type, e não a do T5."""
     kind = peft.TaskType.SEQ_CLS if family in WITH_HEAD else None
     theirs = from_peft(tmp_path, family, target_modules="all-linear", task_type=kind)
     with warnings.catch_warnings():
@@ -167,7 +167,7 @@ def test_all_linear_of_peft_comes_whole(tmp_path, family):
         assert torch.equal(logits(methods.load(tiny(family), tmp_path)), logits(theirs))
 
 
-IA3 = {  # os nomes de peft para cada família; em BERT, "output.dense" toma também a saída da atenção
+IA3 = {  # os nomes de peft para cada família; no BERT, "output.dense" toma também a saída da atenção
     "bert": (["key", "value", "output.dense"], ["output.dense"]),
     "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
     "t5": (["k", "v", "wo"], ["wo"]),

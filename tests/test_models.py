@@ -1,4 +1,4 @@
-"""Os modelos: o que `load` entrega, o que recusa, e se a pasta publicada é o que a ficha diz."""
+"""Os modelos: o que `load` entrega, o que recusa, e se a pasta publicada é o que o cartão diz."""
 
 import json
 import re
@@ -182,7 +182,7 @@ def test_the_weights_are_small_and_in_bfloat16(folder):
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
 def test_the_card_says_what_the_record_says(folder):
-    """A ficha publicada é a escrita à mão com os números de treino.json; só os exemplos vêm do modelo."""
+    """O cartão publicado é o escrito à mão com os números de treino.json; só os exemplos vêm do modelo."""
     record, card = json.loads((folder / "treino.json").read_text("utf-8")), (folder / "README.md").read_text("utf-8")
     assert f"Perda de {record['held_out']['todas']:.2f}".replace(".", ",") + " nats" in card
     template = folder.with_name(folder.name + ".ficha.md").read_text("utf-8")
@@ -192,7 +192,7 @@ def test_the_card_says_what_the_record_says(folder):
 
 
 def test_the_embedded_models_pass_their_gates():
-    """Em T5, que use o que o codificador lê; a perda dele, acima dos 3 nats que se queriam, está na ficha."""
+    """No T5, que use o que o codificador lê; a perda dele, acima dos 3 nats que se queriam, está no cartão."""
     bert, llama, t5 = (
         json.loads((MODEL.with_name(f"mini-{family}-pt") / "treino.json").read_text("utf-8"))
         for family in models.FAMILIES

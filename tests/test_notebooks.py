@@ -249,7 +249,7 @@ def invent():
         new.new_markdown_cell("## Uma pergunta?"),
         new.new_code_cell(PIXEL),
         new.new_markdown_cell(
-            "Um ponto vermelho, e o *pooler* de BERT.\n\n### Exercício\n\n```python\n# não é título\n```"
+            "Um ponto vermelho, e o *pooler* do BERT.\n\n### Exercício\n\n```python\n# não é título\n```"
         ),
         new.new_code_cell(STUB.replace("from ftcourse import verifica\n", CHECKER), metadata={"tags": ["exercicio"]}),
         new.new_markdown_cell(
@@ -315,7 +315,7 @@ def error_output():
         (solved, 7, lambda cell: cell.update(source=cell.source + "\n" + cell.source)),
         (voice, 4, lambda cell: cell.update(source="Vamos mergulhar.")),
         (voice, 4, lambda cell: cell.update(source="Funciona!")),
-        (links, 4, lambda cell: cell.update(source="[a ficha](../data/nao_existe.md)")),
+        (links, 4, lambda cell: cell.update(source="[o cartão](../data/nao_existe.md)")),
         (links, 4, lambda cell: cell.update(source="Está em `ftcourse/nao_existe.py`.")),
     ],
 )

@@ -66,7 +66,7 @@ def test_task_sentences_come_from_every_file(tmp_path):
 
 
 def test_the_held_out_part_never_changes():
-    """O resumo de um parágrafo decide: se a conta mudar, o treino passa a ver o que a ficha diz que não viu."""
+    """O resumo de um parágrafo decide: se a conta mudar, o treino passa a ver o que o cartão diz que não viu."""
     paragraphs = toy_corpus(2000)
     held_out = [p for p in paragraphs if clean.is_held_out(p)]
     assert clean.digest("Era uma vez.") == "4b85f950e5239bbd"
@@ -137,7 +137,7 @@ def test_a_batch_depends_only_on_the_seed_and_the_step():
 
 
 def test_a_corpus_smaller_than_a_batch_is_refused():
-    with pytest.raises(SystemExit, match=r"O corpus tem 100 fichas e um lote pede 248: junte mais texto ou use --lote"):
+    with pytest.raises(SystemExit, match=r"O corpus tem 100 tokens e um lote pede 248: junte mais texto ou use --lote"):
         pretreina.Batches(bert, np.zeros(100, np.uint16), [0, 100], arguments(), 300)
 
 
@@ -231,7 +231,7 @@ def test_the_answer_fills_the_holes_of_the_input(width, seed):
 
 
 def test_a_sentinel_in_a_sentence_is_the_one_of_the_pretraining():
-    """Com ela no lugar de umas palavras, as outras fichas ficam como estavam: nenhum espaço sobra em volta."""
+    """Com ela no lugar de umas palavras, os outros tokens ficam como estavam: nenhum espaço sobra em volta."""
     tokenizer = t5.train_tokenizer(["o menino abriu a porta, e a rua viu o menino."] * 20, 250)
     whole = tokenizer("o menino abriu a porta, e a rua viu.")["input_ids"]
     hidden = tokenizer("o menino <extra_id_0> a porta <extra_id_1>, e a rua <extra_id_2>.")["input_ids"]
@@ -242,7 +242,7 @@ def test_a_sentinel_in_a_sentence_is_the_one_of_the_pretraining():
 
 
 def test_every_cut_of_the_spans_is_as_likely():
-    """Cinco fichas em dois trechos: quatro cortes, um quarto das vezes cada um."""
+    """Cinco tokens em dois trechos: quatro cortes, um quarto das vezes cada um."""
     first = t5.lengths(5, 2, 8000, generator())[:, 0]
     assert np.bincount(first, minlength=5)[1:] / 8000 == pytest.approx(0.25, abs=0.02)
 
@@ -290,15 +290,15 @@ def test_the_held_out_loss_is_the_mean_over_the_answers(family):
 @fast
 @given(st.lists(st.integers(0, 5), min_size=12, max_size=60), st.integers(1, 4))
 def test_kneser_ney_equals_counting_by_hand(stream, order):
-    """A mesma conta, com dicionários e sem atalho; e as probabilidades de uma ficha somam 1."""
+    """A mesma conta, com dicionários e sem atalho; e as probabilidades de um token somam 1."""
     V = 6
 
     def reference(context, token, n):
-        """P da ficha com as n − 1 anteriores."""
+        """P do token com os n − 1 anteriores."""
         if n == 0:
             return 1 / V
         grams = [tuple(stream[i : i + n]) for i in range(len(stream) - n + 1)]
-        if n < order:  # de quantas fichas diferentes cada um foi precedido
+        if n < order:  # de quantos tokens diferentes cada um foi precedido
             longer = {tuple(stream[i : i + n + 1]) for i in range(len(stream) - n)}
             grams = [gram[1:] for gram in longer]
         count = {gram: grams.count(gram) for gram in set(grams)}
@@ -338,7 +338,7 @@ def corpus(tmp_path_factory):
 
 
 def command(corpus, destination, family="bert"):
-    vocabulary = {"bert": 300, "llama": 300, "t5": 420}[family]  # em T5, cem são sentinelas
+    vocabulary = {"bert": 300, "llama": 300, "t5": 420}[family]  # no T5, cem são sentinelas
     options = [*OPTIONS, "--vocabulario", str(vocabulary), "--fora", str(corpus / "fora.jsonl")]
     return [family, str(corpus), str(destination), *options]
 
@@ -438,7 +438,7 @@ def test_it_continues_where_the_published_model_stopped(corpus, family, whole, t
     arguments = [str(SCRIPT), *command(corpus, destination, family), "--de", str(whole), "--passos", "4"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--taxa", "0"])
     pretreina.main()
-    assert "nats por ficha" in capsys.readouterr().out
+    assert "nats por token" in capsys.readouterr().out
     for name in ("model.safetensors", "tokenizer.json"):
         assert (destination / name).read_bytes() == (whole / name).read_bytes(), name
     curve = json.loads((destination / "treino.json").read_text("utf-8"))["curve"]

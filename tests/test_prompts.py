@@ -51,7 +51,7 @@ PLANS = {
     "prefixo": {"method": "prefix"},
     "prefixo de um MLP": {"method": "prefix", "prefix_projection": True, "encoder_hidden_size": 9},
 }
-# Onde peft acerta: em T5 o prefixo não, e a classificação só até transformers 5.23, por causa do nome do cache.
+# Onde peft acerta: no T5 o prefixo não, e a classificação só até transformers 5.23, por causa do nome do cache.
 RENAMED = Version(transformers.__version__) >= Version("5.24")
 SAME = [
     (plan, family)
@@ -67,7 +67,7 @@ quiet = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def applied(family, plan, p=3, seed=0, dtype=torch.float32, **options):
-    """Um modelo minúsculo com p fichas virtuais que já não são as do começo."""
+    """Um modelo minúsculo com p tokens virtuais que já não são os do começo."""
     return shake(methods.apply(tiny(family, seed, dtype), num_virtual_tokens=p, **PLANS[plan], **options))
 
 
@@ -75,7 +75,7 @@ def in_peft(family, plan, p=3, seed=0, dtype=torch.float32, **options):
     """O mesmo, em peft, com o sorteio dele."""
     method, model = PLANS[plan]["method"], tiny(family, seed, dtype)
     options |= {key: value for key, value in PLANS[plan].items() if key != "method"}
-    if method == "prompt":  # sem isto, em T5 seriam 2p linhas
+    if method == "prompt":  # sem isto, no T5 seriam 2p linhas
         options = {"num_transformer_submodules": 1} | options
     head = [*modules.head(model)] or None
     config = THEIRS[method](num_virtual_tokens=p, task_type=TASKS[family], modules_to_save=head, **options)
@@ -117,13 +117,13 @@ def pair(family, plan, seed=0, dtype=torch.float32, kernel="sdpa"):
 
 
 def batch(family):
-    """Três frases, com o que peft precisa para acertar: em LLaMA, a última posição é do texto."""
+    """Três frases, com o que peft precisa para acertar: no LLaMA, a última posição é do texto."""
     inputs = tiny_batch(tiny(family))
     if family == "llama":
         inputs |= {name: inputs[name].flip(1) for name in ("input_ids", "attention_mask")}
-    if family == "bert":  # dois segmentos; as fichas virtuais são do primeiro
+    if family == "bert":  # dois segmentos; os tokens virtuais são do primeiro
         inputs["token_type_ids"] = torch.arange(21).view(3, 7) % 2
-    if family == "llama lm":  # peft conta também a primeira ficha, prevista pela última ficha virtual
+    if family == "llama lm":  # peft conta também o primeiro token, previsto pelo último token virtual
         inputs["labels"][:, 0] = -100
     return inputs
 
@@ -150,7 +150,7 @@ def three_steps(model, parameters, family, optimizer):
 def tolerance(plan, family):
     """Zero, salvo onde a conta é outra, e só a ordem das somas difere: a 10⁻⁵ do maior número.
 
-    peft passa pelo MLP as mesmas p linhas uma vez por frase, e aqui uma vez só; e prevê fichas também nas posições
+    peft passa pelo MLP as mesmas p linhas uma vez por frase, e aqui uma vez só; e prevê tokens também nas posições
     virtuais, isto é, multiplica matrizes com p linhas a mais.
     """
     return 1e-5 if plan == "prefixo de um MLP" or (plan == "prompt" and family.endswith((" lm", "mlm"))) else 0
@@ -213,7 +213,7 @@ WRITING = [(plan, family) for plan, family in SAME if family in GENERATE]
 
 
 def written(model, family, left=False, **options):
-    """Doze fichas de cada uma de três frases do mesmo tamanho ou, com left, preenchidas à esquerda."""
+    """Doze tokens de cada uma de três frases do mesmo tamanho ou, com left, preenchidas à esquerda."""
     ids = tiny_batch(tiny(family))["input_ids"].flip(1) if left else torch.arange(3, 18).view(3, 5)
     plan = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": PAD} | options
     return model.generate(input_ids=ids, attention_mask=(ids != PAD).long(), **plan)
@@ -295,7 +295,7 @@ def test_in_RoBERTa_positions_start_at_2_and_all_is_that_of_peft(tmp_path, plan,
     again = methods.load(roberta(kind), tmp_path)
     assert_near({"": (again(**inputs).logits[text], results[0])}, 1e-5)
     longer = {name: value.repeat(1, 5)[:, :30] for name, value in inputs.items()}
-    with pytest.raises(ValueError, match=r"3 fichas virtuais e 30 do texto são 33.*só tem posições para 32.*29 fichas"):
+    with pytest.raises(ValueError, match=r"3 tokens virtuais e 30 do texto são 33.*só tem posições para 32.*29 tokens"):
         hand(**longer)
 
 
@@ -315,7 +315,7 @@ def test_a_prompt_is_rows_before_the_embeddings(family):
     expected, got = plain(**inputs), model(**tiny_batch(model))
     if family in ("bert", "t5 lm"):
         assert torch.equal(got.logits, expected.logits)
-    else:  # os logits são os do texto, alinhados com as fichas
+    else:  # os logits são os do texto, alinhados com os tokens
         assert got.logits.shape == (*labels.shape, VOCABULARY)
         torch.testing.assert_close(got.logits, expected.logits[:, 3:])
 
@@ -334,7 +334,7 @@ def heads(x, module):
 
 
 def attention(module, x, memory, rows, bias, seen):
-    """Uma atenção de T5 em que as chaves e os valores de `rows` (p, 2·d) vêm antes dos da memória."""
+    """Uma atenção do T5 em que as chaves e os valores de `rows` (p, 2·d) vêm antes dos da memória."""
     Q, K, V = heads(module.q(x), module), heads(module.k(memory), module), heads(module.v(memory), module)
     if rows is not None:
         P_K, P_V = (heads(half.expand(len(x), -1, -1), module) for half in rows.chunk(2, dim=1))
@@ -345,7 +345,7 @@ def attention(module, x, memory, rows, bias, seen):
 
 
 def stack(stack, x, mask, rows, memory=None, memory_mask=None):
-    """Uma pilha de T5 inteira; rows: as linhas de cada atenção, na ordem delas, ou None onde não há."""
+    """Uma pilha do T5 inteira; rows: as linhas de cada atenção, na ordem delas, ou None onde não há."""
     T, rows = x.shape[1], iter(rows)
     seen = mask[:, None, None].bool() & (torch.ones(T, T, dtype=torch.bool).tril() if memory is not None else True)
     for block in stack.block:
@@ -362,7 +362,7 @@ def stack(stack, x, mask, rows, memory=None, memory_mask=None):
 
 
 def t5_by_hand(model, inputs, rows):
-    """(estados do codificador, logits) de T5 com as linhas de cada atenção: codificador; decodificador e cruzada."""
+    """(estados do codificador, logits) do T5 com as linhas de cada atenção: codificador; decodificador e cruzada."""
     encoder, decoder = modules.stacks(model)
     x, mask = model.get_input_embeddings().weight[inputs["input_ids"]], inputs["attention_mask"]
     memory = stack(encoder, x, mask, rows[: len(encoder.block)])
@@ -423,7 +423,7 @@ def test_a_sentence_answers_the_same_alone_and_beside_a_longer_one(plan, family,
 
 @quiet
 def test_peft_classifies_with_LLaMA_by_the_padding_when_there_is_a_prompt():
-    """Só com inputs_embeds, o modelo não acha a última ficha, e a classe sai da última posição, que é preenchimento."""
+    """Só com inputs_embeds, o modelo não acha o último token, e a classe sai da última posição, que é preenchimento."""
     hand, theirs = pair("llama", "prompt")
     inputs = tiny_batch(hand)
     alone = {"input_ids": inputs["input_ids"][2:, :3], "attention_mask": inputs["attention_mask"][2:, :3]}
@@ -496,7 +496,7 @@ def test_with_an_even_number_of_layers_half_of_the_prefix_of_peft_never_trains()
 
 @quiet
 def test_peft_forgets_the_padding_on_the_left_when_it_writes_after_a_prompt():
-    """Ignora position_ids: a distância entre as fichas virtuais e o texto passa a contar o preenchimento."""
+    """Ignora position_ids: a distância entre os tokens virtuais e o texto passa a contar o preenchimento."""
     hand, theirs = pair("llama lm", "prompt")
     ids = torch.tensor([[PAD] * 9 + [7, 8, 9, 10]])
     mask, plan = (ids != PAD).long(), {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
@@ -525,7 +525,7 @@ def test_a_prompt_learned_in_peft_does_not_go_on_training(tmp_path):
 
 @quiet
 def test_the_loss_of_peft_counts_also_the_first_token():
-    """Prevista pela última ficha virtual. Aqui os logits são os do texto, e essa previsão não existe."""
+    """Previsto pelo último token virtual. Aqui os logits são os do texto, e essa previsão não existe."""
     hand, theirs = pair("llama lm", "prompt")
     inputs = tiny_batch(hand)
     ours, others = hand(**inputs), theirs(**inputs)
@@ -639,7 +639,7 @@ def test_removed_it_leaves_no_hook_and_a_copy_has_its_own(plan, family):
 def test_it_does_not_merge_and_says_so(plan, call):
     model = applied("bert", plan)
     before, answered = photo(model), logits(model)
-    with pytest.raises(ValueError, match=r"não se funde: fichas virtuais não são um peso da base\. Guarde-o à parte"):
+    with pytest.raises(ValueError, match=r"não se funde: tokens virtuais não são um peso da base\. Guarde-o à parte"):
         call(model)
     assert photo(model) == before == photo(methods.unmerge(model)) and torch.equal(logits(model), answered)
 
@@ -691,18 +691,18 @@ REFUSED = {
     "quebrada": ({"num_virtual_tokens": 2.5}, r"num_virtual_tokens=2\.5: é um inteiro"),
     "lógica": ({"num_virtual_tokens": True}, r"num_virtual_tokens=True: é um inteiro"),
     "texto": ({"num_virtual_tokens": "8"}, r"num_virtual_tokens='8': é um inteiro"),
-    "mais que as posições": ({"num_virtual_tokens": 32}, r"32 fichas virtuais e 1 do texto são 33.*só tem.*32"),
+    "mais que as posições": ({"num_virtual_tokens": 32}, r"32 tokens virtuais e 1 do texto são 33.*só tem.*32"),
     "começo que não há": ({"prompt_tuning_init": "RANDON"}, r"prompt_tuning_init, 'RANDON'.*quis dizer 'RANDOM'"),
     "começo em texto": ({"prompt_tuning_init": "TEXT"}, r'"TEXT" é o nome de peft.*tokenizer\("boa ruim"\)'),
-    "começo vazio": ({"prompt_tuning_init": []}, r"prompt_tuning_init=\[\]: é .*lista de fichas"),
-    "começo em palavras": ({"prompt_tuning_init": ["boa"]}, r"prompt_tuning_init=\['boa'\]: é .*lista de fichas"),
-    "ficha que não há": ({"prompt_tuning_init": [3, 50]}, r"prompt_tuning_init=\[3, 50\]: .*vão de 0 a 49"),
-    "ficha negativa": ({"prompt_tuning_init": [-1]}, r"prompt_tuning_init=\[-1\]: .*vão de 0 a 49"),
+    "começo vazio": ({"prompt_tuning_init": []}, r"prompt_tuning_init=\[\]: é .*lista de tokens"),
+    "começo em palavras": ({"prompt_tuning_init": ["boa"]}, r"prompt_tuning_init=\['boa'\]: é .*lista de tokens"),
+    "token que não há": ({"prompt_tuning_init": [3, 50]}, r"prompt_tuning_init=\[3, 50\]: .*vão de 0 a 49"),
+    "token negativo": ({"prompt_tuning_init": [-1]}, r"prompt_tuning_init=\[-1\]: .*vão de 0 a 49"),
     "três pilhas": ({"num_transformer_submodules": 3}, r"num_transformer_submodules=3: é 1"),
     "MLP em texto": ({"method": "prefix", "prefix_projection": "sim"}, r"prefix_projection='sim': é True ou False"),
     "MLP sem largura": ({"method": "prefix", "encoder_hidden_size": 0}, r"encoder_hidden_size=0: é um inteiro"),
     "MLP lógico": ({"method": "prefix", "encoder_hidden_size": True}, r"encoder_hidden_size=True: é um inteiro"),
-    "prefixo longo": ({"method": "prefix", "num_virtual_tokens": 40}, r"40 fichas virtuais.*corte o texto em 0|40.*32"),
+    "prefixo longo": ({"method": "prefix", "num_virtual_tokens": 40}, r"40 tokens virtuais.*corte o texto em 0|40.*32"),
 }  # fmt: skip
 
 
@@ -720,7 +720,7 @@ def test_a_bad_setting_is_told_and_the_model_stays(options, words, used):
 @pytest.mark.parametrize("family", ["bert", "bert mlm"])
 def test_a_text_too_long_for_BERT_is_told_where_to_cut(plan, family):
     model = applied(family, plan, p=26)
-    with pytest.raises(ValueError, match=r"26 fichas virtuais e 7 do texto são 33.*posições para 32: corte.* 6 fichas"):
+    with pytest.raises(ValueError, match=r"26 tokens virtuais e 7 do texto são 33.*posições para 32: corte.* 6 tokens"):
         logits(model)
     short = {name: value[:, :6].contiguous() if value.ndim == 2 else value for name, value in tiny_batch(model).items()}
     assert model(**short).loss.isfinite()
@@ -864,7 +864,7 @@ DAMAGES = {
     "um nan": (rows(lambda P: P * torch.nan), r"prompt_embeddings tem valores que não são números"),
     "um ajuste de amanhã": (change(use_novidade=True), r"use_novidade=True, que o curso não sabe ler"),
     "outra técnica": (change(peft_type="P_TUNING"), r"técnica que .* pede, 'P_TUNING'.*'PROMPT_TUNING'"),
-    "fichas demais": (lambda folder: (change(num_virtual_tokens=99)(folder), rows(longer)(folder)), r"99 fichas virt"),
+    "tokens demais": (lambda folder: (change(num_virtual_tokens=99)(folder), rows(longer)(folder)), r"99 tokens virt"),
     "uma coluna a menos": (rows(lambda P: P[:, 1:].clone()), r"tem a forma \(3, \d+\), e o modelo pede \(3, \d+\)"),
     "um número só": (rows(lambda P: P[0, 0].clone()), r"prompt_embeddings tem a forma \(\), que não é de 3 linhas"),
     "um número por dois": (
@@ -906,7 +906,7 @@ def test_a_huge_p_in_a_file_is_held_against_the_tensor_that_is_there(tmp_path, p
 @pytest.mark.parametrize("plan", ["prompt", "prefixo"])
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_generation_may_go_to_the_last_position(plan, cached):
-    """Com cache ou sem ele: 3 fichas virtuais e 29 do texto enchem as 32 posições, e a ficha 30 se recusa."""
+    """Com cache ou sem ele: 3 tokens virtuais e 29 do texto enchem as 32 posições, e o token 30 se recusa."""
     config = transformers.BertConfig(
         vocab_size=30, hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=20,
         max_position_embeddings=32, is_decoder=True,
@@ -916,7 +916,7 @@ def test_a_generation_may_go_to_the_last_position(plan, cached):
     ids = torch.randint(5, 30, (2, 20))
     options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "use_cache": cached, "eos_token_id": None}
     assert model.generate(ids, max_new_tokens=10, pad_token_id=0, **options).shape == (2, 30)  # a 30ª não se lê
-    with pytest.raises(ValueError, match="3 fichas virtuais e 30 do texto são 33"):
+    with pytest.raises(ValueError, match="3 tokens virtuais e 30 do texto são 33"):
         model.generate(ids, max_new_tokens=11, pad_token_id=0, **options)
 
 

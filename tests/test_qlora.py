@@ -358,7 +358,7 @@ def test_the_layers_of_bitsandbytes_do_not_merge_do_not_train_and_have_no_finger
 
 @needs_bnb
 def test_a_model_that_transformers_loads_in_4_bits_is_the_one_quantized_by_hand(tmp_path):
-    """LLaMA inteiro, por `BitsAndBytesConfig`: os mesmos pesos, e as mesmas perdas e gradientes a 1e-4."""
+    """O LLaMA inteiro, por `BitsAndBytesConfig`: os mesmos pesos, e as mesmas perdas e gradientes a 1e-4."""
     config = transformers.LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, vocab_size=VOCABULARY,
         initializer_range=0.2,

@@ -1,4 +1,4 @@
-"""As tarefas: o que se lê, como vira fichas, as métricas contra contas feitas à mão e as linhas de base."""
+"""As tarefas: o que se lê, como vira tokens, as métricas contra contas feitas à mão e as linhas de base."""
 
 import hashlib
 import itertools
@@ -153,7 +153,7 @@ def test_a_bag_of_words_finds_no_artefact_in_the_faults(loaded):
 
 @torch.no_grad()
 def one_by_one(model, sentence):
-    """(espanto, incerteza) ficha a ficha, com uma máscara e um modelo inteiro por vez."""
+    """(espanto, incerteza) token a token, com uma máscara e um modelo inteiro por vez."""
     ids = tokenizer()(sentence)["input_ids"]
     for i in range(1, len(ids) - 1):
         masked = torch.tensor([[*ids[:i], tokenizer().mask_token_id, *ids[i + 1 :]]])
@@ -336,7 +336,7 @@ def test_what_does_not_fit_is_cut_and_a_prompt_without_room_is_told(seq2seq):
         [example] = task.encode(tokenizer, long, seq2seq)
         assert len(example["input_ids"]) == 64 and example["input_ids"][-1] == tokenizer.eos_token_id
     else:
-        with pytest.raises(ValueError, match=r"pedido de escrita tem \d+ fichas e o modelo lê 64, .*encurte-o"):
+        with pytest.raises(ValueError, match=r"pedido de escrita tem \d+ tokens e o modelo lê 64, .*encurte-o"):
             task.encode(tokenizer, long)
 
 
@@ -393,7 +393,7 @@ def test_the_changed_tokens_are_those_that_copying_gets_wrong(given, target, mar
 
 
 def word_level():
-    """Um tokenizador em que cada palavra é uma ficha."""
+    """Um tokenizador em que cada palavra é um token."""
     vocabulary = {word: i for i, word in enumerate(["fim", "a", "o", "gato", "preto"])}
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="fim"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -411,7 +411,7 @@ def test_the_loss_on_changed_tokens_leaves_the_copied_ones_out():
 def test_an_answer_cut_by_the_size_of_the_model_is_measured_up_to_the_cut():
     whole = transformers.PreTrainedTokenizerFast(tokenizer_object=word_level(), eos_token="fim")
     rows = corrections(("gênero", "a gato preto", "o gato preto"))
-    measured = CORRECTION.loss_metrics([torch.tensor([5.0, 0.1])], whole, rows)  # as duas primeiras de quatro fichas
+    measured = CORRECTION.loss_metrics([torch.tensor([5.0, 0.1])], whole, rows)  # os dois primeiros de quatro tokens
     assert measured["loss_changed"] == 5 and measured["loss"] == pytest.approx(5.1 / 2)
 
 
@@ -458,7 +458,7 @@ def test_a_gap_is_filled_when_the_answer_is_the_word_and_by_kind():
 
 
 def test_the_answer_to_a_gap_opens_with_its_sentinel_and_ends_where_the_next_would_come():
-    """O que T5 aprendeu no pré-treino: sem ajuste algum, a primeira ficha da resposta quase não lhe custa."""
+    """O que o T5 aprendeu no pré-treino: sem ajuste algum, o primeiro token da resposta quase não lhe custa."""
     model, tokenizer = models.load("t5")
     rows = {"input": ["complete: As meninas estão <extra_id_0> rua."], "target": ["na"]}
     [example] = CLOZE.encode(tokenizer, rows, seq2seq=True)
@@ -558,7 +558,7 @@ def test_the_general_text_asks_for_every_token_and_refuses_a_model_that_rewrites
     [example] = task.encode(tokenizer, rows)
     ids = tokenizer("casa do gato", add_special_tokens=False)["input_ids"]
     assert example["labels"] == [IGNORED, *ids, tokenizer.eos_token_id]
-    with pytest.raises(ValueError, match="continua textos, como LLaMA"):
+    with pytest.raises(ValueError, match="continua textos, como o LLaMA"):
         task.encode(tokenizer, rows, seq2seq=True)
 
 

@@ -235,14 +235,14 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(family, micro, metho
 
     (loss, weights, together), (in_parts, others, apart) = train(None), train(micro)
     assert together == [8] * 4 and max(apart) == min(micro, 8) and sum(apart) == 4 * 8
-    np.testing.assert_allclose(in_parts, loss, rtol=1e-6 if family == "llama" else 1e-9)  # a de LLaMA é em float32
+    np.testing.assert_allclose(in_parts, loss, rtol=1e-6 if family == "llama" else 1e-9)  # a do LLaMA é em float32
     for name in weights:
         torch.testing.assert_close(others[name], weights[name], rtol=0, atol=1e-6, msg=name)
 
 
 def without_dropout(model):
     for module in model.modules():
-        for name in ("p", "dropout", "attention_dropout"):  # o de T5 e o da atenção de LLaMA são números da camada
+        for name in ("p", "dropout", "attention_dropout"):  # o do T5 e o da atenção do LLaMA são números da camada
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model

@@ -73,7 +73,7 @@ def toy_task(n=64, name="brinquedo"):
 
 @cache
 def writer_tokenizer(seq2seq):
-    """Um tokenizador minúsculo: BPE de bytes, com uma ficha de fim só, ou Unigram, como o de T5."""
+    """Um tokenizador minúsculo: BPE de bytes, com um token de fim só, ou Unigram, como o do T5."""
     end, texts = ("</s>" if seq2seq else "<|fim|>"), [*toy_writing().train["input"], *WORDS]
     special = ["<pad>", end, "<unk>"]
     if seq2seq:

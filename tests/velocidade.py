@@ -41,7 +41,7 @@ logging.getLogger("torchao").setLevel(logging.ERROR)  # peft também a importa, 
 
 REPEATS = 25
 SHAPE, BLOCK = (2048, 2048), 64
-BATCH = (32, 32)  # frases × fichas
+BATCH = (32, 32)  # frases × tokens
 LORA = {"r": 8, "lora_alpha": 16}
 # {o que se compara: {(o lado de cima da razão, o de baixo): a maior razão que se aceita, ou None}}
 GOALS = {
@@ -196,7 +196,7 @@ def stepper(model, given):
 
 
 def batch_for(model, size):
-    """Um lote de fichas sorteadas, (B, T), que são também os rótulos: serve a toda cabeça que prevê fichas."""
+    """Um lote de tokens sorteados, (B, T), que são também os rótulos: serve a toda cabeça que prevê tokens."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, model.config.vocab_size, size, generator=generator).to(model.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
@@ -205,8 +205,8 @@ def batch_for(model, size):
 def quantizable(model):
     """As camadas que vão a 4 bits dos dois lados: as que bitsandbytes calcula direito.
 
-    Ficam de fora `wo` de T5, como em transformers, porque T5 converte a entrada dela ao tipo do peso, uint8, e a conta
-    se perde; e as de entrada múltipla de 16 e não de 64, como `down_proj` de mini-LLaMA, pelo segundo defeito de `bnb`.
+    Ficam de fora `wo` do T5, como em transformers, porque ele converte a entrada dela ao tipo do peso, uint8, e a conta
+    se perde; e as de entrada múltipla de 16 e não de 64, como `down_proj` do mini-LLaMA, pelo segundo defeito de `bnb`.
     """
     found = modules.find(model, "all-linear").items()
     return [n for n, layer in found if not n.endswith(".wo") and (layer.in_features % 16 or not layer.in_features % 64)]

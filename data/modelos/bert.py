@@ -1,4 +1,4 @@
-"""mini-BERT-pt: um codificador que adivinha as fichas escondidas (Devlin et al., 2019)."""
+"""mini-BERT-pt: um codificador que adivinha os tokens escondidos (Devlin et al., 2019)."""
 
 import math
 
@@ -11,7 +11,7 @@ SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
 IGNORED = -100  # o rótulo que cross_entropy pula
 BEGIN, END = (), (SEP,)  # o que fica em volta de cada parágrafo na fila
-WINDOW, LONG_WINDOW = 62, 126  # fichas de texto; [CLS] e [SEP] vão por fora
+WINDOW, LONG_WINDOW = 62, 126  # tokens de texto; [CLS] e [SEP] vão por fora
 RATES = {}
 DEFAULTS = {"passos": 12_000, "lote": 96, "camadas": 4}
 EXAMPLES = """Ela abriu a [MASK] e saiu.
@@ -37,7 +37,7 @@ O gato subiu no telhado e o cachorro ficou no [MASK].""".splitlines()
 
 
 def train_tokenizer(paragraphs, vocab_size):
-    """WordPiece com maiúsculas e acentos (Schuster e Nakajima, 2012), no formato que BERT espera."""
+    """WordPiece com maiúsculas e acentos (Schuster e Nakajima, 2012), no formato que o BERT espera."""
     core = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     core.normalizer = tokenizers.normalizers.BertNormalizer(
         lowercase=False, strip_accents=False, handle_chinese_chars=False
@@ -62,7 +62,7 @@ def new_model(layers, width, vocab_size):
         num_attention_heads=max(1, width // 64), intermediate_size=4 * width,
         max_position_embeddings=LONG_WINDOW + 2, pad_token_id=PAD,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        initializer_range=1 / math.sqrt(width),  # o 0,02 de BERT foi escolhido para 768
+        initializer_range=1 / math.sqrt(width),  # o 0,02 do BERT foi escolhido para 768
     )  # fmt: skip
     return transformers.BertForMaskedLM._from_config(config, attn_implementation="eager")
 
@@ -82,7 +82,7 @@ def framed(text):
 
 
 def mask_tokens(ids, rate, vocab_size, generator):
-    """Escolhe `rate` das fichas; 80 % viram [MASK], 10 % uma qualquer, 10 % ficam (Devlin et al., 2019, §3.1).
+    """Escolhe `rate` dos tokens; 80 % viram [MASK], 10 % um qualquer, 10 % ficam (Devlin et al., 2019, §3.1).
 
     ids: (B, T). Devolve (entrada, rótulos), ambos (B, T); os rótulos são IGNORED onde não se pergunta nada.
     """
@@ -97,7 +97,7 @@ def mask_tokens(ids, rate, vocab_size, generator):
 def batch(text, done, vocab_size, generator):
     """(entrada, rótulos) de um passo. text: (B, T); done: a fração do treino que já passou.
 
-    Muitas perguntas no começo, tantas quantas as de BERT no fim (Ankner et al., 2023).
+    Muitas perguntas no começo, tantas quantas as do BERT no fim (Ankner et al., 2023).
     """
     return mask_tokens(framed(text), 0.30 - 0.15 * done, vocab_size, generator)
 
@@ -111,7 +111,7 @@ def loss(model, ids, labels, reduction="mean"):
 
 @torch.no_grad()
 def held_out_loss(model, text, vocab_size, rate=0.15, seed=0):
-    """Perda média em nats por ficha perguntada, máscara de `rate` e sorteio fixo. text: (n, T)."""
+    """Perda média em nats por token perguntado, máscara de `rate` e sorteio fixo. text: (n, T)."""
     masked, labels = mask_tokens(framed(text), rate, vocab_size, torch.Generator().manual_seed(seed))
     device = model.device
     total = sum(
@@ -126,12 +126,12 @@ def embedding_std(width):
 
 
 def compare(model, tokenizer, arrays, sources):
-    """As linhas de base da ficha, além da perda: nenhuma, num modelo de máscara."""
+    """As linhas de base do cartão, além da perda: nenhuma, num modelo de máscara."""
     return {}
 
 
 def examples(model, tokenizer):
-    """Uma linha de tabela Markdown por frase de EXAMPLES: as cinco fichas mais prováveis, sem escolher nem corrigir."""
+    """Uma linha de tabela Markdown por frase de EXAMPLES: os cinco tokens mais prováveis, sem escolher nem corrigir."""
     for sentence in EXAMPLES:
         ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""O corpus do pré-treino: lido de uma pasta, sem as frases das tarefas, com uma parte reservada, em fichas."""
+"""O corpus do pré-treino: lido de uma pasta, sem as frases das tarefas, com uma parte reservada, em tokens."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ def is_held_out(paragraph, every=50):
 
 
 def encode(tokenizer, paragraphs, begin, end):
-    """Parágrafos em fichas, cada um entre as fichas `begin` e `end`: (todas em fila, onde cada um começa e o fim)."""
+    """Parágrafos em tokens, cada um entre os tokens `begin` e `end`: (todas em fila, onde cada um começa e o fim)."""
     pieces = []
     for i in tqdm(range(0, len(paragraphs), 10_000), desc="codificando", unit=" × 10 mil parágrafos"):
         batch = tokenizer(paragraphs[i : i + 10_000], add_special_tokens=False, verbose=False)["input_ids"]
@@ -80,7 +80,7 @@ def encode(tokenizer, paragraphs, begin, end):
 
 
 def windows(stream, width):
-    """Corta a fila em pedaços de `width` fichas: (n, width). A sobra do fim se perde."""
+    """Corta a fila em pedaços de `width` tokens: (n, width). A sobra do fim se perde."""
     n = len(stream) // width
     return torch.from_numpy(stream[: n * width].astype(np.int64)).view(n, width)
 

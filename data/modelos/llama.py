@@ -1,4 +1,4 @@
-"""mini-LLaMA-pt: um decodificador que prevê a próxima ficha (Touvron et al., 2023)."""
+"""mini-LLaMA-pt: um decodificador que prevê o próximo token (Touvron et al., 2023)."""
 
 import math
 
@@ -29,7 +29,7 @@ O banco de dados""".splitlines()
 
 
 def train_tokenizer(paragraphs, vocab_size):
-    """BPE de bytes (Radford et al., 2019), com <s> no começo como em LLaMA: nenhum texto fica sem ficha."""
+    """BPE de bytes (Radford et al., 2019), com <s> no começo como no LLaMA: nenhum texto fica sem token."""
     core = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = tokenizers.decoders.ByteLevel()
@@ -69,12 +69,12 @@ def start(model, vectors, frequencies):
 
 
 def batch(text, done, vocab_size, generator):
-    """A janela de um passo, (B, T): cada ficha é a resposta das anteriores."""
+    """A janela de um passo, (B, T): cada token é a resposta dos anteriores."""
     return (text,)
 
 
 def loss(model, ids, reduction="mean"):
-    """Entropia cruzada da próxima ficha, em nats; o <s> que abre um parágrafo não se pergunta. ids: (B, T)."""
+    """Entropia cruzada do próximo token, em nats; o <s> que abre um parágrafo não se pergunta. ids: (B, T)."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T − 1, d)
     logits = model.lm_head(hidden.flatten(0, 1)).float()
     return F.cross_entropy(logits, ids[:, 1:].flatten(), ignore_index=BOS, reduction=reduction)
@@ -82,13 +82,13 @@ def loss(model, ids, reduction="mean"):
 
 @torch.no_grad()
 def held_out_loss(model, text, vocab_size):
-    """Perda média em nats por ficha. text: (n, T)."""
+    """Perda média em nats por token. text: (n, T)."""
     total = sum(loss(model, ids.to(model.device), "sum").item() for ids in text.split(32))
     return total / (text[:, 1:] != BOS).sum().item()
 
 
 def compare(model, tokenizer, arrays, sources):
-    """Bits por caractere do modelo e de um 4-grama de Kneser e Ney, nas mesmas fichas dos parágrafos reservados."""
+    """Bits por caractere do modelo e de um 4-grama de Kneser e Ney, nos mesmos tokens dos parágrafos reservados."""
     streams = [arrays[f"held_out_{name}"] for name in sources]
     text = torch.cat([windows(stream, WINDOW) for stream in streams])
     asked = text[:, 1:].numpy() != BOS

@@ -1,6 +1,6 @@
 """Muon com a conta na precisão que se pedir; a de torch.optim.Muon é sempre em bfloat16.
 
-Num processador que só emula bfloat16, aquela leva 21 dos 23 segundos de um passo de mini-T5-pt.
+Num processador que só emula bfloat16, aquela leva 21 dos 23 segundos de um passo do mini-T5-pt.
 """
 
 import torch

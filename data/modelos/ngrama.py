@@ -4,10 +4,10 @@ import numpy as np
 
 
 class KneserNey:
-    """Probabilidade de cada ficha dadas as `order` − 1 anteriores (Chen e Goodman, 1998, §2.7 e §4.1.6).
+    """Probabilidade de cada token, dados os `order` − 1 anteriores (Chen e Goodman, 1998, §2.7 e §4.1.6).
 
-    A ordem mais alta conta ocorrências; as outras, de quantas fichas diferentes o trecho foi precedido. O desconto de
-    cada ordem é n₁ / (n₁ + 2 n₂). stream: (N,) fichas de treino; um n-grama é um inteiro de n × 13 bits, e V ≤ 8192.
+    A ordem mais alta conta ocorrências; as outras, de quantos tokens diferentes o trecho foi precedido. O desconto de
+    cada ordem é n₁ / (n₁ + 2 n₂). stream: (N,) tokens de treino; um n-grama é um inteiro de n × 13 bits, e V ≤ 8192.
     """
 
     def __init__(self, stream, vocab_size, order=4, bits=13):
@@ -16,7 +16,7 @@ class KneserNey:
             grams = self.pack(stream, n)
             if (
                 n < order
-            ):  # cada (n + 1)-grama distinto, sem a primeira ficha: repete-se uma vez por ficha que o precede
+            ):  # cada (n + 1)-grama distinto, sem o primeiro token: repete-se uma vez por token que o precede
                 grams = np.unique(self.pack(stream, n + 1)) & ((1 << (bits * n)) - 1)
             keys, counts = np.unique(grams, return_counts=True)
             discount = (counts == 1).sum() / max(1, (counts == 1).sum() + 2 * (counts == 2).sum())
@@ -25,14 +25,14 @@ class KneserNey:
             self.tables.append((keys, counts, contexts, totals, kinds, discount))
 
     def pack(self, stream, n):
-        """Os n-gramas de uma fila, cada um num inteiro, a última ficha nos bits baixos: (N − n + 1,)."""
+        """Os n-gramas de uma fila, cada um num inteiro, o último token nos bits baixos: (N − n + 1,)."""
         packed = np.zeros(len(stream) - n + 1, dtype=np.int64)
         for i in range(n):
             packed = (packed << self.bits) | stream[i : len(stream) - n + 1 + i].astype(np.int64)
         return packed
 
     def probabilities(self, stream):
-        """A probabilidade de cada ficha da fila, com o contexto que há antes dela: (N,)."""
+        """A probabilidade de cada token da fila, com o contexto que há antes dela: (N,)."""
         p = np.full(len(stream), 1 / self.vocab_size)
         for n, (keys, counts, contexts, totals, kinds, discount) in enumerate(self.tables, start=1):
             if len(stream) < n:

@@ -68,7 +68,7 @@ def continued(args, workdir):
     if args.de.resolve() == args.destino.resolve():
         raise SystemExit(f"DESTINO e --de são a mesma pasta, {args.de}: o modelo de que se parte seria apagado.")
     record = json.loads((args.de / "treino.json").read_text(encoding="utf-8"))
-    family = record["settings"].get("familia", "bert")  # mini-BERT-pt é de quando só havia uma
+    family = record["settings"].get("familia", "bert")  # o mini-BERT-pt é de quando só havia uma
     if family != args.familia:
         raise SystemExit(f"O modelo de {args.de} é da família {family}, e não {args.familia}.")
     kept = workdir / "tokenizador" / "tokenizer.json"
@@ -94,10 +94,10 @@ class Batches:
         self.family, self.args, self.vocab_size, self.epoch = family, args, vocab_size, None
         self.before = before  # passos que o modelo já tinha
         self.stream, self.bounds = stream, bounds
-        self.size = args.lote * family.WINDOW  # fichas de texto por passo
+        self.size = args.lote * family.WINDOW  # tokens de texto por passo
         if len(stream) < self.size:
             raise SystemExit(
-                f"O corpus tem {len(stream)} fichas e um lote pede {self.size}: junte mais texto ou use --lote."
+                f"O corpus tem {len(stream)} tokens e um lote pede {self.size}: junte mais texto ou use --lote."
             )
 
     def __getitem__(self, step):
@@ -253,7 +253,7 @@ def held_out_windows(family, arrays, sources):
 
 
 def publish(family, model, tokenizer, args, report, curve, arrays, workdir):
-    """Grava a pasta do modelo, inteira ou nada: pesos em bfloat16, tokenizador, curva, ficha e sha256 de tudo."""
+    """Grava a pasta do modelo, inteira ou nada: pesos em bfloat16, tokenizador, curva, cartão e sha256 de tudo."""
     ready = workdir / "pronto"
     shutil.rmtree(ready, ignore_errors=True)
     model.to("cpu", torch.bfloat16).save_pretrained(ready)
@@ -278,11 +278,11 @@ def publish(family, model, tokenizer, args, report, curve, arrays, workdir):
     (ready / "sha256sums.txt").write_text("".join(f"{sha256(ready / n)}  {n}\n" for n in names), encoding="utf-8")
     shutil.rmtree(args.destino, ignore_errors=True)
     os.replace(ready, args.destino)
-    print(f"{args.destino}: {losses['todas']:.3f} nats por ficha nos parágrafos reservados")
+    print(f"{args.destino}: {losses['todas']:.3f} nats por token nos parágrafos reservados")
 
 
 def fill_card(template, record, table):
-    """A ficha do modelo: o texto escrito à mão, com todo número vindo do registro do treino."""
+    """O cartão do modelo: o texto escrito à mão, com todo número vindo do registro do treino."""
     corpus, curve, losses = record["corpus"], record["curve"], dict(record["held_out"])
     source_rows = [
         f"| `{name}` | {thousands(s['paragraphs'])} | {thousands(s['words'])} | {s['held_out']} | {s['contaminated']} |"

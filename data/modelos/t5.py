@@ -11,7 +11,7 @@ SPECIALS = ["<pad>", "</s>", "<unk>"]
 PAD, EOS, UNK = range(len(SPECIALS))
 BEGIN, END = (), ()
 WINDOW, LONG_WINDOW = 48, 128
-RATES = {"relative_attention_bias": 10}  # tem de chegar a várias unidades para que uma cabeça olhe só a ficha anterior
+RATES = {"relative_attention_bias": 10}  # tem de chegar a várias unidades para que uma cabeça olhe só o token anterior
 DEFAULTS = {"passos": 4_600, "lote": 64, "camadas": 4}
 EXAMPLES = """O menino abriu a <extra_id_0> e saiu correndo.
 Bentinho olhou para os <extra_id_0> de Capitu.
@@ -40,7 +40,7 @@ def train_tokenizer(paragraphs, vocab_size):
     core.post_processor = tokenizers.processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", EOS)]
     )
-    # O espaço antes de uma sentinela é dela, e depois nenhum se inventa: no pré-treino ela toma o lugar de fichas que
+    # O espaço antes de uma sentinela é dela, e depois nenhum se inventa: no pré-treino ela toma o lugar de tokens que
     # já traziam o seu.
     sentinels = [tokenizers.AddedToken(f"<extra_id_{i}>", lstrip=True, special=True) for i in range(SENTINELS)]
     core.add_special_tokens(sentinels[::-1])
@@ -51,7 +51,7 @@ def train_tokenizer(paragraphs, vocab_size):
 
 
 def new_model(layers, width, vocab_size):
-    """Como T5 v1.1: feed-forward com porta, sem vieses nem dropout, posições relativas; entrada e saída são uma só."""
+    """Como o T5 v1.1: feed-forward com porta, sem vieses nem dropout, posições relativas; entrada e saída, uma só."""
     config = transformers.T5Config(
         vocab_size=vocab_size, d_model=width, d_kv=min(64, width), d_ff=width * 8 // 3 // 32 * 32, num_layers=layers,
         num_decoder_layers=layers, num_heads=max(1, width // 64), feed_forward_proj="gated-gelu", dropout_rate=0.0,
@@ -61,7 +61,7 @@ def new_model(layers, width, vocab_size):
 
 
 def embedding_std(width):
-    """O desvio das representações no começo: T5 as quer de desvio 1, e divide a saída por √d."""
+    """O desvio das representações no começo: o T5 as quer de desvio 1, e divide a saída por √d."""
     return 1.0
 
 
@@ -73,7 +73,7 @@ def start(model, vectors, frequencies):
 
 
 def lengths(total, parts, rows, generator):
-    """Corta `total` fichas em `parts` trechos não vazios, ao acaso: (rows, parts), cada linha soma `total`."""
+    """Corta `total` tokens em `parts` trechos não vazios, ao acaso: (rows, parts), cada linha soma `total`."""
     cuts = torch.rand(rows, total - 1, generator=generator).argsort(1)[:, : parts - 1].sort(1).values + 1
     edges = torch.cat([torch.zeros(rows, 1), cuts, torch.full((rows, 1), total)], dim=1).long()
     return edges.diff(dim=1)
@@ -100,7 +100,7 @@ def corrupt_spans(text, vocab_size, generator, rate=0.15, mean_length=3):
 
 
 def restore(text, vocab_size, generator, rate=0.15):
-    """Apaga fichas soltas; a resposta é o texto inteiro. A última sentinela, na frente, diz que o pedido é este."""
+    """Apaga tokens soltos; a resposta é o texto inteiro. A última sentinela, na frente, diz que o pedido é este."""
     rows, width = text.shape
     order = torch.rand(rows, width, generator=generator).argsort(1)
     kept = order[:, : width - max(1, round(rate * width))].sort(1).values
@@ -126,7 +126,7 @@ def loss(model, ids, labels, reduction="mean"):
 
 @torch.no_grad()
 def held_out_loss(model, text, vocab_size, swapped=False):
-    """Perda média em nats por ficha da resposta, sorteio fixo; swapped: com a entrada de outro texto. text: (n, T)."""
+    """Perda média em nats por token da resposta, sorteio fixo; swapped: com a entrada de outro texto. text: (n, T)."""
     source, target = corrupt_spans(text, vocab_size, torch.Generator().manual_seed(0))
     if swapped:
         source = source.roll(1, 0)

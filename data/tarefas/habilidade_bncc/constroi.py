@@ -19,7 +19,7 @@ import scipy.sparse
 from ftcourse.files import write_jsonl
 
 HERE = Path(__file__).resolve().parent
-MAX_WORDS, MAX_OBJECT_WORDS = 80, 30  # pedido e resposta cabem em 256 fichas
+MAX_WORDS, MAX_OBJECT_WORDS = 80, 30  # pedido e resposta cabem em 256 tokens
 PARTS = ("test", "validation", "train")  # num empate, o grupo vai para a parte menor
 bncc = SimpleNamespace(**runpy.run_path(str(HERE.parent / "bncc_componente" / "constroi.py")))
 
