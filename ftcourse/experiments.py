@@ -94,9 +94,7 @@ EXPERIMENTS = (
     lora(BERT, "lora_r1", 1, 2, (1e-3, 2e-3, 5e-3)),
     lora(BERT, "lora", 8, 16, (1e-3, 2e-3, 5e-3)),
     Experiment(BERT, "full", FULL, (2e-4, 5e-4, 1e-3), "full"),
-    lora(BERT, "lora_r1_a16", 1, 16, (), shown=False),
     lora(BERT, "lora_r64", 64, 16, (), shown=False),
-    lora(BERT, "lora_r64_a128", 64, 128, (), shown=False),
     *(
         Experiment(task, baseline.__name__, baselines.NAMES[baseline.__name__])
         for task in tasks.WRITTEN
@@ -114,10 +112,7 @@ EXPERIMENTS = (
 )
 # Os treinos que separam explicações, em aceitabilidade, na validação e com uma semente só: (variante, taxa de quem,
 # quantas vezes os passos).
-EXPLANATIONS = (
-    ("full", "full", 2), ("lora", "lora", 2), ("lora_r64", "lora", 1), ("lora_r64_a128", "lora", 1),
-    ("lora_r1", "lora", 1), ("lora_r1_a16", "lora", 1),
-)  # fmt: skip
+EXPLANATIONS = (("full", "full", 2), ("lora", "lora", 2), ("lora_r64", "lora", 1))
 
 
 def of(task: str) -> tuple[Experiment, ...]:
