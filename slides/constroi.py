@@ -226,16 +226,16 @@ def step():
     ]
     if not rows:
         raise SystemExit(f"Em {file} falta o passo de LoRA e o do ajuste completo: rode make bancada-velocidade.")
-    latest = {row["threads"]: row for row in rows}  # medida de novo, vale a última
-    counted, ratios = rows[-1]["flops"], [latest[threads]["ratio"] for threads in sorted(latest)]
+    latest = {(row["environment"]["processor"], row["threads"]): row for row in rows}  # medida de novo, vale a última
+    counted = rows[-1]["flops"]
     full = counted["forward"] + counted["backward_input"] + counted["backward_weight"]
     return {
         "ida": Shown(1, 2),
         "entradas": Shown(counted["backward_input"] / counted["forward"], 2),
         "pesos": Shown(counted["backward_weight"] / counted["forward"], 2),
         "conta": Shown(counted["lora"] / full, 3),
-        "relogio": [Shown(ratio["median"], 3) for ratio in ratios],
-        "nucleos": [Shown(threads) for threads in sorted(latest)],
+        "relogio": [Shown(median, 3) for median in sorted(row["ratio"]["median"] for row in latest.values())],
+        "nucleos": [Shown(threads) for threads in sorted({threads for _, threads in latest})],
         "lote": [*map(Shown, rows[-1]["batch"])],
     }
 
@@ -251,7 +251,8 @@ def arithmetic():
         "r": Shown(R), "alfa": Shown(ALPHA), "alfa_r": Shown(ALPHA / R), "d": Shown(d), "grande": Shown(LARGE),
         "d2": Shown(d * d), "grande2": Shown(LARGE**2), "rd2": Shown(2 * R * d), "grande_rd2": Shown(2 * R * LARGE),
         "fracao": Shown(100 * 2 * R / d, 2), "grande_fracao": Shown(100 * 2 * R / LARGE, 2),
-        "bert": Shown(trained), "bert_linear": Shown(weights), "bert_fracao": Shown(100 * trained / weights, 1), "lineares": Shown(layers * len(linears)),
+        "bert": Shown(trained), "bert_linear": Shown(weights), "bert_fracao": Shown(100 * trained / weights, 1),
+        "lineares": Shown(layers * len(linears)),
         "tarefas": Shown(COPIES), "aula": Shown(LESSON),
         "calibracao": Shown(inspect.signature(benchmark.without_labels).parameters["calibration"].default),
     }  # fmt: skip
@@ -325,7 +326,9 @@ def figures(values, folder):
         "acuracia": lambda: plots.intervals(
             results.summary(TASK), NAMES, experiments.SOURCES[TASK], plots.projected(1160, 390)
         ),
-        "taxas": lambda: plots.rates(results.swept(TASK), COMPARED, plots.projected(1160, 370)),
+        "taxas": lambda: plots.rates(results.swept(TASK), COMPARED, plots.projected(1160, 370)).set(
+            xticks=results.swept(TASK).query("variant in @COMPARED")["lr"].unique()
+        ),
         "tipos": lambda: plots.found(accused(), COMPARED, plots.projected(1160, 400)),
         "tarefas": lambda: plots.bars(
             [f"{COPIES} cópias", f"1 base e {COPIES} adaptadores"],
