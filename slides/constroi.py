@@ -322,7 +322,7 @@ def figures(values, folder):
     folder.mkdir(parents=True, exist_ok=True)
     cost = values["custo"]
     draw = {
-        "aposta": lambda: plots.low_rank(int(values["conta"]["d"]), R, plots.projected(1160, 290)),
+        "aposta": lambda: plots.low_rank(int(values["conta"]["d"]), R, plots.projected(1160, 350)),
         "acuracia": lambda: plots.intervals(
             results.summary(TASK), NAMES, experiments.SOURCES[TASK], plots.projected(1160, 390)
         ),
