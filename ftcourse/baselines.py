@@ -7,16 +7,21 @@ classificar; um texto, como `evaluation.generate`, se é de escrever. O espanto 
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 
+import datasets
 import numpy as np
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tqdm.auto import tqdm
+from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 
 from ftcourse import text_tasks
+from ftcourse.evaluation import measuring, why_not_finite
+from ftcourse.task import Task, tokenize
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 EDGE = "\n"  # o que cerca uma frase; em nenhuma delas há quebra de linha
@@ -25,12 +30,12 @@ EDGE = "\n"  # o que cerca uma frase; em nenhuma delas há quebra de linha
 # ---------------------------------------------------------------- de classificar
 
 
-def majority(task, rows):
+def majority(task: Task, rows: datasets.Dataset) -> np.ndarray:
     """Responder sempre a classe mais comum do treino, o piso de qualquer tabela: (n,)."""
     return np.full(len(rows), np.bincount(task.train["label"]).argmax())
 
 
-def tfidf(task, rows):
+def tfidf(task: Task, rows: datasets.Dataset) -> np.ndarray:
     """Palavras e pares com TF-IDF e regressão logística: o que se consegue sem pré-treino e quase sem ordem. (n,)"""
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
@@ -38,23 +43,31 @@ def tfidf(task, rows):
     return model.fit(task.train["text"], task.train["label"]).predict(rows["text"])
 
 
-@torch.no_grad()
-def surprise(model, tokenizer, sentence):
+def surprise(
+    model: BertForMaskedLM, tokenizer: PreTrainedTokenizerBase, sentence: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """O espanto do modelo com cada ficha da frase quando ela é escondida, e a incerteza dele ali; ambos (T,), em nats.
 
     A soma do espanto é menos a pseudo-log-verossimilhança (Salazar et al., 2020, eq. 1): uma máscara por posição,
-    todas num lote só. A incerteza é a entropia da distribuição prevista.
+    todas num lote só. A incerteza é a entropia da distribuição prevista. Levanta ValueError se a frase não tem ficha
+    alguma e FloatingPointError se o espanto não é um número.
     """
-    ids = tokenizer(sentence, truncation=True, return_tensors="pt")["input_ids"].to(model.device)  # (1, T + 2)
+    ids = torch.tensor(tokenize(tokenizer, [sentence], truncation=True), device=model.device)  # (1, T + 2)
+    if ids.shape[1] < 3:
+        raise ValueError(f"A frase {sentence!r} não tem ficha alguma que se possa esconder. Tire-a.")
     inner = torch.arange(1, ids.shape[1] - 1, device=ids.device)
     batch = ids.repeat(len(inner), 1)  # (T, T + 2)
     batch[torch.arange(len(inner)), inner] = tokenizer.mask_token_id
-    hidden = model.base_model(batch).last_hidden_state[torch.arange(len(inner)), inner]  # (T, d)
-    log_p = model.cls(hidden).log_softmax(-1)  # (T, V)
-    return -log_p.gather(1, ids[0, inner, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+    with measuring(model):
+        hidden = model.base_model(batch).last_hidden_state[torch.arange(len(inner)), inner]  # (T, d)
+        log_p = model.cls(hidden).float().log_softmax(-1)  # (T, V)
+    surprise, entropy = -log_p.gather(1, ids[0, inner, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+    if not (surprise.isfinite() & entropy.isfinite()).all():
+        raise FloatingPointError(f"O espanto de {sentence[:40]!r} não é um número. {why_not_finite(model)}")
+    return surprise, entropy
 
 
-def without_labels(model, tokenizer, sentences):
+def without_labels(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> np.ndarray:
     """Uma nota por frase sem ter visto um rótulo: menos o maior excesso de espanto, espanto − incerteza. (n,)"""
     bar = tqdm(sentences, desc="lendo com uma máscara por vez", unit="frase", delay=2, leave=False)
     return np.array(
@@ -65,12 +78,12 @@ def without_labels(model, tokenizer, sentences):
 # ---------------------------------------------------------------- de escrever
 
 
-def echo(task, rows):
+def echo(task: Task, rows: datasets.Dataset) -> list[str]:
     """Devolver o que foi dado."""
     return list(rows["given"])
 
 
-def retrieval(task, rows):
+def retrieval(task: Task, rows: datasets.Dataset) -> list[str]:
     """A resposta do pedido do treino mais parecido: cosseno de TF-IDF de palavras e pares."""
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     known = vectorizer.fit_transform(task.train["input"])  # (treino, termos)
@@ -78,12 +91,12 @@ def retrieval(task, rows):
     return [task.train[int(i)]["target"] for i in nearest]
 
 
-def dictionary(task, rows):
+def dictionary(task: Task, rows: datasets.Dataset) -> list[str]:
     """Cada palavra sem acento vira a sua forma mais comum no treino; a que o treino não tem fica como está.
 
     A forma se procura com as maiúsculas que a palavra tem e, se assim não existe, em minúsculas.
     """
-    counts = defaultdict(Counter)
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for target in task.train["target"]:
         for word in text_tasks.words(target):
             for form in {word, word.lower()}:
@@ -124,12 +137,14 @@ class Bigrams:
         return sum(self.log_p(a, b) for a, b in pairwise(tokens))
 
 
-def mends(task):
+def mends(task: Task) -> tuple[dict[str, dict[str, float]], float]:
     """As trocas de palavra que mendam as falhas do treino, com o custo de cada uma, e o de trocar duas vizinhas.
 
     {palavra: {forma: log P(falha)}}, log P(troca de vizinhas): o lado do canal, no canal ruidoso.
     """
-    fixes, seen, swaps = defaultdict(Counter), Counter(), 1
+    fixes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    seen: Counter[str] = Counter()
+    swaps = 1
     for given, target in zip(task.train["given"], task.train["target"]):
         old, new = TOKEN.findall(given), TOKEN.findall(target)
         seen.update(old)
@@ -141,7 +156,7 @@ def mends(task):
     return costs, math.log(swaps / seen.total())
 
 
-def best_mend(sentence, model, costs, swap_cost):
+def best_mend(sentence: str, model: Bigrams, costs: dict[str, dict[str, float]], swap_cost: float) -> tuple[float, str]:
     """(ganho em nats, frase mendada): a menda que mais melhora a frase no modelo, descontado o seu custo."""
     found = list(TOKEN.finditer(sentence))
     tokens = [EDGE, *(match[0] for match in found), EDGE]
@@ -158,7 +173,7 @@ def best_mend(sentence, model, costs, swap_cost):
     return max(options)
 
 
-def bigrams(task, rows):
+def bigrams(task: Task, rows: datasets.Dataset) -> list[str]:
     """Um corretor de canal ruidoso: em cada frase a melhor das mendas do treino, se o ganho passa de um corte.
 
     O corte é o que deixa mais frases certas na validação.
@@ -174,12 +189,12 @@ def bigrams(task, rows):
     return [mended if gain >= tried[best][0] else given for (gain, mended), given in zip(answers, rows["given"])]
 
 
-def frequent(task, rows):
+def frequent(task: Task, rows: datasets.Dataset) -> list[str]:
     """A palavra que mais falta no treino, sempre."""
     return [Counter(task.train["target"]).most_common(1)[0][0]] * len(rows)
 
 
-def neighbours(task, rows):
+def neighbours(task: Task, rows: datasets.Dataset) -> list[str]:
     """Das palavras que faltam no treino, a que melhor liga a anterior à seguinte, num modelo de bigramas do treino."""
     train = zip(task.train["given"], task.train["target"])
     model = Bigrams(TOKEN.findall(given.replace(text_tasks.BLANK, target)) for given, target in train)
@@ -206,7 +221,7 @@ MEASURES = {
 }  # fmt: skip
 
 
-def markdown(task):
+def markdown(task: Task) -> str:
     """A tabela do cartão: o que cada linha de base da tarefa tem no teste."""
     measured = {b.__name__: task.metrics(b(task, task.test), task.test) for b in BASELINES[task.name]}
     columns = [name for name in next(iter(measured.values())) if name != "n"]

@@ -17,8 +17,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -27,6 +28,7 @@ import torch
 from ftcourse import baselines, costs, environment, evaluation, experiments, methods, models, results, tasks, training
 from ftcourse.experiments import PROBE_STEPS, Experiment
 from ftcourse.files import choose, write_jsonl
+from ftcourse.text_tasks import TextTask
 
 # ---------------------------------------------------------------- uma execução
 
@@ -43,7 +45,7 @@ def run(job: dict) -> dict:
     answers, metrics = None, {}
     if model is None:
         answers = baseline(task, known, experiment.variant)
-    elif task.labels:
+    elif not isinstance(task, TextTask):
         answers = evaluation.predict(model, tokenizer, task, known).argmax(-1).tolist()
     else:
         metrics = losses(model, tokenizer, task, known)
@@ -56,7 +58,7 @@ def run(job: dict) -> dict:
         "metrics": {s: {k: round(v, 4) for k, v in m.items()} for s, m in metrics.items()},
         "train_loss": history and tenths(history.loss),
         "seconds": round(time.perf_counter() - started),
-        "predictions": "".join(map(str, answers)) if task.labels else answers,
+        "predictions": "".join(map(str, answers)) if answers and task.labels else answers,
         **results.origins(task.name)[experiment.variant],
         "environment": environment.describe(),
     }
@@ -67,7 +69,7 @@ def tenths(losses: list[float]) -> list[float]:
     return [round(float(part.mean()), 4) for part in np.array_split(losses, min(10, len(losses)))]
 
 
-def trained(task: tasks.Task, experiment: Experiment, job: dict):
+def trained(task: tasks.Task, experiment: Experiment, job: dict) -> tuple:
     """(modelo, tokenizador, histórico) de uma experiência, já treinada."""
     model, tokenizer = models.load(
         experiment.family, task, profile="embutido", pretrained=experiment.pretrained, seed=job["seed"]
@@ -93,7 +95,7 @@ def without_labels(task: tasks.Task, known: datasets.Dataset, calibration: int =
     return (baselines.without_labels(model, tokenizer, known["text"]) >= cut).astype(int).tolist()
 
 
-def losses(model, tokenizer, task: tasks.Task, known: datasets.Dataset) -> dict[str, dict[str, float]]:
+def losses(model: Any, tokenizer: Any, task: TextTask, known: datasets.Dataset) -> dict[str, dict[str, float]]:
     """O que o modelo perde nas respostas, por fonte: {fonte: medidas}.
 
     Num modelo que continua textos mede-se também a perda no texto geral, que diz o que o ajuste fez esquecer.
@@ -197,7 +199,9 @@ def execute(task: str, everything: bool = False) -> None:
     if not environment.code()["clean"]:
         print("Há mudanças por gravar no código ou nos dados: estas linhas não servem para publicar.", flush=True)
     os.environ["TQDM_DISABLE"] = "1"  # nos processos filhos: dois treinos não dividem uma barra
-    workers, running, failures = environment.usable_cores(), {}, {}
+    workers = environment.usable_cores()
+    running: dict[Future, str] = {}
+    failures: dict[str, BaseException] = {}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             while missing or running:
@@ -228,7 +232,8 @@ def take_in(folder: Path) -> None:
     for path in sorted(folder.glob("*.jsonl")):
         if (task := path.stem) not in experiments.FAMILY:
             continue
-        done, what = {results.key(r) for r in results.current(task)}, Counter()
+        done = {results.key(r) for r in results.current(task)}
+        what: Counter[str] = Counter()
         given = results.parsed(path)
         valid = list(map(id, results.current(task, given)))
         for row in given:

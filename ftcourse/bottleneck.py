@@ -54,7 +54,7 @@ SURROUNDINGS = {
 CROSS = ("EncDecAttention.o", "crossattention.output.dense")
 
 
-def surroundings(end):
+def surroundings(end: str) -> list:
     """Os nomes do módulo de onde sai u e daquele em que entra x, em volta da camada de nome `end`.
 
     Levanta UnsuitableModel se não os conhece.
@@ -76,6 +76,7 @@ class BottleneckConfig:
 
     needed_in_file: ClassVar[tuple] = ("reduction_factor", "non_linearity")
     unmergeable: ClassVar[str] = "entre W_down e W_up há uma função que não é linear, e nenhum peso faz a conta dela"
+    changes_on_arrival: ClassVar[str] = "W_down e W_up são quase zero, e não zero"
 
     reduction_factor: float = 16
     non_linearity: str = "swish"
@@ -215,7 +216,7 @@ class Entrance(AdapterLayer):
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
         self.readers = nn.ModuleDict()  # {nome: nada que treine}
-        self.passing = WeakValueDictionary()  # {o número da thread: x}
+        self.passing: WeakValueDictionary[int, torch.Tensor] = WeakValueDictionary()  # {o número da thread: x}
 
     def add(self, name: str) -> "Entrance":
         """Passa a dizer x quando o adaptador `name` age. Devolve a camada."""
@@ -232,4 +233,8 @@ class Entrance(AdapterLayer):
         return self.passing.pop(get_ident())
 
     def __getstate__(self):
-        return self.__dict__ | {"passing": WeakValueDictionary()}  # uma cópia do modelo não leva as contas em curso
+        return {key: value for key, value in self.__dict__.items() if key != "passing"}  # as contas em curso não vão
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.passing: WeakValueDictionary[int, torch.Tensor] = WeakValueDictionary()

@@ -16,30 +16,33 @@ DISK_GB = 4
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
-def check_python(version=sys.version_info):
+def check_python(version: "tuple" = sys.version_info[:3]) -> "str | None":
     """Uma frase com o problema, ou None. `version`: (maior, menor, …)."""
     if tuple(version[:2]) < PYTHON:
         return "Este é o Python {}.{} e o curso pede o 3.11 ou mais novo. Tente make aula PYTHON=python3.12.".format(
             *version
         )
+    return None
 
 
-def check_venv():
+def check_venv() -> "str | None":
     """Uma frase, se o Python não tiver com que criar um ambiente virtual; senão, None."""
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         return "Falta o módulo que cria ambientes virtuais. No Debian e no Ubuntu: sudo apt install python3-venv."
+    return None
 
 
-def check_disk(folder=".", free=None):
+def check_disk(folder: str = ".", free: "int | None" = None) -> "str | None":
     """Uma frase, se sobrar menos que o necessário no disco da pasta; senão, None. `free`: bytes livres."""
     free = shutil.disk_usage(folder).free if free is None else free
     if free < DISK_GB * 10**9:
         return "Sobram {:.1f} GB neste disco e a instalação pede {}: libere espaço ou clone em outro.".format(
             free / 1e9, DISK_GB
         )
+    return None
 
 
-def describe():
+def describe() -> dict:
     """Onde uma medida foi feita: versões, máquina e commit, para ir ao lado de cada resultado."""
     from importlib.metadata import version
 
@@ -84,7 +87,7 @@ def report() -> str:
     return writable("\n".join([*lines, verdict]))
 
 
-def code():
+def code() -> dict:
     """De que código saiu uma medida: {"commit", "clean"}. Os dois são None fora de um clone do curso.
 
     clean: se nada do que muda um resultado (o pacote, os dados, os modelos) tinha mudanças por gravar. O que a própria
@@ -106,7 +109,7 @@ def code():
         return {"commit": None, "clean": None}
 
 
-def processor():
+def processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
@@ -114,18 +117,18 @@ def processor():
         return platform.processor() or platform.machine()
 
 
-def usable_cores():
+def usable_cores() -> int:
     """Núcleos que este processo pode usar; num contêiner, menos que os da máquina."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def gpu():
+def gpu() -> "str | None":
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def main():
+def main() -> None:
     folder = sys.argv[1] if len(sys.argv) > 1 else "."
     problems = [problem for problem in (check_python(), check_venv(), check_disk(folder)) if problem]
     if problems:

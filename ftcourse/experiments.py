@@ -76,7 +76,9 @@ class Experiment:
 FULL, RANDOM, HEAD = "ajuste completo", "ajuste completo, pesos sorteados", "só a cabeça, modelo congelado"
 
 
-def lora(task: str, variant: str, r: int, lora_alpha: float, rates: tuple[float, ...], shown: bool = True):
+def lora(
+    task: str, variant: str, r: int, lora_alpha: float, rates: tuple[float, ...], shown: bool = True
+) -> Experiment:
     """Uma experiência com LoRA, com o nome que sai dos seus ajustes."""
     name = f"LoRA, r = {r}" if shown else f"LoRA, r = {r}, α = {lora_alpha}"
     return Experiment(task, variant, name, rates, "lora", {"r": r, "lora_alpha": lora_alpha}, shown=shown)

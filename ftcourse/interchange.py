@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -32,7 +33,7 @@ HARMLESS = {
 }  # fmt: skip
 
 
-def write(folder: str | Path, config, tensors: dict[str, torch.Tensor], base: str | None = None) -> None:
+def write(folder: str | Path, config: Any, tensors: dict[str, torch.Tensor], base: str | None = None) -> None:
     """Grava os ajustes e os tensores {nome: valor} de um adaptador; base: o resumo dos pesos em que ele treinou."""
     fields = {"peft_type": config.peft_type, **variant(config), **dataclasses.asdict(config), "inference_mode": True}
     notes = {"base": base, "config": digest(config)}
@@ -49,23 +50,23 @@ def write(folder: str | Path, config, tensors: dict[str, torch.Tensor], base: st
         file.write(json.dumps(fields, ensure_ascii=False, indent=2).encode())
 
 
-def digest(config) -> str:
+def digest(config: Any) -> str:
     """Um resumo dos ajustes, o mesmo antes de gravados e depois de lidos."""
     fields = {"peft_type": config.peft_type, **variant(config), **dataclasses.asdict(config)}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def variant(kind) -> dict:
+def variant(kind: Any) -> dict:
     """Os campos que, no arquivo, distinguem uma técnica de outra com o mesmo peft_type: {"use_dora": True}."""
     return getattr(kind, "variant", {})
 
 
-def prefix(kind) -> str:
+def prefix(kind: Any) -> str:
     """O começo que peft dá aos nomes dos pesos de uma técnica."""
     return getattr(kind, "prefix_in_file", PREFIX)
 
 
-def in_file(kind, name: str) -> str:
+def in_file(kind: Any, name: str) -> str:
     """O nome de um peso num arquivo: o de uma camada ganha o começo.
 
     O do modelo inteiro fica como a técnica o deu: prompt_embeddings, base_model.vera_A.
@@ -73,7 +74,7 @@ def in_file(kind, name: str) -> str:
     return name if "." not in name or name.startswith("base_model.") else prefix(kind) + name
 
 
-def read(folder: str | Path, kinds: Iterable[type]) -> tuple:
+def read(folder: str | Path, kinds: Iterable[Any]) -> tuple:
     """(ajustes, {nome: tensor}, resumo da base ou None) de uma pasta. kinds: as classes de ajustes que se conhecem.
 
     Levanta FileNotFoundError se falta um arquivo, OSError se está cortado ou não é o que diz ser e ValueError se os

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -73,7 +73,7 @@ METHODS = {
 RESERVED = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}  # nomes como "keys", que torch recusa como chave
 
 
-def configure(method, **settings):
+def configure(method: Any, **settings: Any) -> Any:
     """Os ajustes de uma técnica: de um nome de METHODS, ou de um objeto pronto. Levanta ValueError se não a conhece."""
     ready = isinstance(method, tuple(METHODS.values()))
     kind = type(method) if ready else METHODS[choose("a técnica", method, METHODS)]
@@ -82,7 +82,7 @@ def configure(method, **settings):
     return dataclasses.replace(method, **settings) if ready else kind(**settings)
 
 
-def apply(model: nn.Module, method, name: str = "default", *, seed: int = 0, **settings) -> nn.Module:
+def apply(model: nn.Module, method: Any, name: str = "default", *, seed: int = 0, **settings: Any) -> nn.Module:
     """Congela a base, acrescenta o que a técnica treina e devolve o mesmo modelo, com o adaptador `name` ativo.
 
     method: um nome de METHODS, com os ajustes como argumentos, ou um objeto como LoraConfig. O mesmo `name` de novo
@@ -126,7 +126,7 @@ def apply(model: nn.Module, method, name: str = "default", *, seed: int = 0, **s
 
 def train_whole(model: nn.Module, names: Iterable[str], adapter: str) -> None:
     """Dá a um adaptador a sua cópia dos módulos que treinam inteiros; tabelas de um peso só continuam a ter um só."""
-    tables: dict[int, layers.TrainedCopy] = {}
+    tables: dict[int | None, layers.TrainedCopy] = {}
     for name, module in modules.leaves(model, names).items():
         shared = id(module.weight) if isinstance(module, nn.Embedding) else None
         layer = layers.wrap(model, name, layers.TrainedCopy).add(adapter, twin=tables.get(shared))

@@ -18,6 +18,7 @@ os códigos e o absmax são, bit a bit, os de bitsandbytes.
 
 import math
 import statistics
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 TINY = 1e-38  # em vez de dividir por zero
 
 
-def normal_table():
+def normal_table() -> torch.Tensor:
     """Os 16 valores de NF4, de −1 a 1: (16,) float32.
 
     São quantis da normal em probabilidades igualmente espaçadas: oito acima de zero, sete abaixo, e o zero, para que um
@@ -43,7 +44,7 @@ def normal_table():
     return table / table.max()
 
 
-def dynamic_map():
+def dynamic_map() -> torch.Tensor:
     """Os 256 valores do formato dinâmico de 8 bits (Dettmers, 2016): (256,) float32, em ordem.
 
     Um bit de sinal; z zeros até o primeiro 1, que dão a potência 10⁻ᶻ; os 6 − z bits que restam dividem [0,1; 1] em
@@ -57,7 +58,7 @@ def dynamic_map():
     return torch.cat([positive, -positive, torch.tensor([0.0, 1.0])]).sort().values
 
 
-def middles(values):
+def middles(values: torch.Tensor) -> torch.Tensor:
     """As fronteiras entre valores vizinhos: de um lado e do outro, o mais próximo é outro. (n,) → (n − 1,)"""
     return (values[:-1] + values[1:]) / 2
 
@@ -67,13 +68,13 @@ TABLE, DYNAMIC = normal_table(), dynamic_map()
 PAIRS = torch.cartesian_prod(TABLE, TABLE).view(torch.int64).flatten()  # (256,)
 
 
-def in_blocks(values, size):
+def in_blocks(values: torch.Tensor, size: int) -> torch.Tensor:
     """Uma cópia em fila, em float32, completada com zeros: (n,) → (⌈n/size⌉, size)."""
     values = values.detach().flatten().float()
     return F.pad(values, (0, -values.numel() % size)).view(-1, size)
 
 
-def quantize(weight, block_size=64):
+def quantize(weight: torch.Tensor, block_size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Os códigos de um peso, dois por byte, e o maior valor absoluto de cada bloco: ((⌈n/2⌉,) uint8, (⌈n/b⌉,) float32).
 
     weight: de qualquer forma, em float32, bfloat16 ou float16. Levanta ValueError se ele não é de números de ponto
@@ -99,7 +100,9 @@ def quantize(weight, block_size=64):
     return (first << 4 | second)[: math.ceil(weight.numel() / 2)], absmax
 
 
-def dequantize(codes, absmax, block_size, shape, out=None):
+def dequantize(
+    codes: torch.Tensor, absmax: torch.Tensor, block_size: int, shape: Sequence[int], out: torch.Tensor | None = None
+) -> torch.Tensor:
     """O peso que os códigos guardam, em float32, na forma `shape`.
 
     out: memória a reusar, contígua, em float32, com 2·len(codes) números.
@@ -113,7 +116,7 @@ def dequantize(codes, absmax, block_size, shape, out=None):
     return values.view(shape)
 
 
-def quantize_absmax(absmax, block_size=256):
+def quantize_absmax(absmax: torch.Tensor, block_size: int = 256) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A dupla quantização: (códigos (n,) uint8, escalas (⌈n/256⌉,) float32, média () float32).
 
     Todo absmax é positivo; sem a média, eles ocupam também os códigos negativos (§3).
@@ -126,7 +129,9 @@ def quantize_absmax(absmax, block_size=256):
     return codes.flatten()[: len(absmax)].to(torch.uint8), scales, mean
 
 
-def dequantize_absmax(codes, scales, mean, block_size=256):
+def dequantize_absmax(
+    codes: torch.Tensor, scales: torch.Tensor, mean: torch.Tensor, block_size: int = 256
+) -> torch.Tensor:
     """O absmax que `quantize_absmax` guardou: (n,) float32."""
     blocks = in_blocks(DYNAMIC.to(codes.device)[codes.int()], block_size) * scales[:, None]
     return blocks.flatten()[: len(codes)] + mean

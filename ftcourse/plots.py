@@ -1,8 +1,14 @@
 """O estilo único das figuras do curso e os gráficos que ele usa. Toda função recebe `ax=` ou cria a sua figura."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 
 # Okabe e Ito (2008), sem o laranja e o azul-claro, que sobre branco ficam abaixo do contraste 3:1
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
@@ -16,13 +22,13 @@ STYLE = {
 }  # fmt: skip
 
 
-def axes(rows=1, columns=1, **options):
+def axes(rows: int = 1, columns: int = 1, **options: Any) -> Any:
     """O eixo, ou a matriz de eixos, de uma figura nova no estilo do curso."""
     plt.rcParams.update(STYLE)
     return plt.subplots(rows, columns, **options)[1]
 
 
-def smooth(values, width=20):
+def smooth(values: Sequence[float], width: int = 20) -> np.ndarray:
     """Média móvel dos últimos `width` valores, do mesmo tamanho que a entrada."""
     total = np.cumsum([0.0, *values])
     end = np.arange(1, len(values) + 1)
@@ -30,7 +36,7 @@ def smooth(values, width=20):
     return (total[end] - total[start]) / (end - start)
 
 
-def history(history, ax=None, label=None):
+def history(history: Any, ax: Axes | None = None, label: str | None = None) -> Axes:
     """A perda por passo, suavizada; se houve avaliações, em pontos, a perda ou, num segundo eixo, a acurácia nelas."""
     ax = axes() if ax is None else ax
     (line,) = ax.plot(range(1, len(history.loss) + 1), smooth(history.loss), label=label)
@@ -47,7 +53,9 @@ def history(history, ax=None, label=None):
     return ax
 
 
-def bars(labels, values, ax=None, unit="", digits=2):
+def bars(
+    labels: Sequence[str], values: Sequence[float], ax: Axes | None = None, unit: str = "", digits: int = 2
+) -> Axes:
     """Barras deitadas com o valor escrito na ponta, a primeira em cima."""
     ax = axes(figsize=(7, 0.42 * len(labels) + 0.8)) if ax is None else ax
     drawn = ax.barh(labels, values, color=COLORS[0])
@@ -58,7 +66,7 @@ def bars(labels, values, ax=None, unit="", digits=2):
     return ax
 
 
-def intervals(table, names, sources, ax=None):
+def intervals(table: pd.DataFrame, names: dict[str, str], sources: dict[str, str], ax: Axes | None = None) -> Axes:
     """Um ponto por variante e fonte, com o intervalo de 95 %; pontilhada, a classe majoritária.
 
     table: o que benchmark.summary devolve. names e sources: {variante: nome} e {fonte: nome}, na ordem da figura.
@@ -89,7 +97,7 @@ PROJECTED = {  # 18 pontos são 24 px: a menor letra que se lê do fundo da sala
 SANS = ("Segoe UI", "Helvetica Neue", "Noto Sans", "Liberation Sans", "Arial", "DejaVu Sans")  # as de slides/tema.css
 
 
-def projected(width, height):
+def projected(width: float, height: float) -> Axes:
     """O eixo de uma figura de slide, com o tamanho em px: o SVG entra no slide sem ser redimensionado."""
     ax = axes()  # restaura o estilo do curso antes de aumentar as letras
     plt.close(ax.figure)
@@ -98,12 +106,12 @@ def projected(width, height):
     return plt.subplots(figsize=(width / 96, height / 96))[1]
 
 
-def comma(axis, digits):
+def comma(axis: Axis, digits: int) -> None:
     """Números com vírgula decimal num eixo."""
     axis.set_major_formatter(lambda value, _: f"{value:.{digits}f}".replace(".", ","))
 
 
-def low_rank(d, r, ax=None):
+def low_rank(d: int, r: int, ax: Axes | None = None) -> Axes:
     """ΔW (d × d), B (d × r) e A (r × d), em escala; tracejado, o lugar do produto BA, ao lado de B e sob A."""
     ax = axes(figsize=(7, 2.6)) if ax is None else ax
     left, gap = 1.75 * d, 0.05 * d
@@ -122,7 +130,7 @@ def low_rank(d, r, ax=None):
     return ax
 
 
-def rates(table, names, ax=None):
+def rates(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) -> Axes:
     """Acurácia contra taxa de aprendizado, uma linha por técnica; o anel marca a melhor.
 
     table: o que benchmark.swept devolve. names: {variante: nome}, das que se mostram.
@@ -142,7 +150,7 @@ def rates(table, names, ax=None):
     return ax
 
 
-def found(table, names, ax=None):
+def found(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) -> Axes:
     """Um ponto por tipo de falha e técnica: a fração que ela acusa. Uma linha separa a última, o alarme falso.
 
     table: DataFrame com os tipos nas linhas e uma coluna por variante. names: {variante: nome}.

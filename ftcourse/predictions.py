@@ -146,8 +146,8 @@ def understood(answer: Any, options: Sequence[str], order: Sequence[str]) -> tup
             raise ValueError(f"Veio {answer!r}, e é uma lista com cada um destes uma vez: {listed(order)}.")
         return "ordem", [*answer]
     if isinstance(answer, (list, tuple)):
-        ends = [scalar(end) for end in answer]
-        if len(ends) != 2 or None in ends or not ends[0] <= ends[1]:
+        ends = [end for part in answer if (end := scalar(part)) is not None]
+        if not len(ends) == len(answer) == 2 or not ends[0] <= ends[1]:
             raise ValueError(f"Veio {answer!r}, e um intervalo são dois números, do menor ao maior.")
         return "intervalo", ends
     if (value := scalar(answer)) is None:

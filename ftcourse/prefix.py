@@ -131,7 +131,7 @@ class PrefixLayer(VirtualTokens):
         return args, kwargs
 
 
-def widened(mask, p, x, is_causal):
+def widened(mask: torch.Tensor | None, p: int, x: torch.Tensor, is_causal: bool) -> torch.Tensor | None:
     """A máscara com p chaves a mais, que todos veem; somada às notas (floats), ver é 0."""
     if mask is not None:
         return F.pad(mask, (p, 0), value=0.0 if mask.is_floating_point() else 1)
@@ -141,7 +141,7 @@ def widened(mask, p, x, is_causal):
     return torch.ones(T, p + T, dtype=torch.bool, device=x.device).tril(p)[None, None]
 
 
-def as_heads(rows, batch, heads, dtype):
+def as_heads(rows: torch.Tensor, batch: int, heads: int, dtype: torch.dtype) -> torch.Tensor:
     """K e V do prefixo, das suas linhas (p, 2·heads·d_h): (2, batch, heads, p, d_h)."""
     rows = rows.reshape(len(rows), 2, heads, -1).permute(1, 2, 0, 3)
     return rows[:, None].expand(-1, batch, -1, -1, -1).to(dtype)

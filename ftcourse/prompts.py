@@ -99,7 +99,7 @@ class PromptTuningConfig(VirtualTokensConfig):
         return replace(config, prompt_tuning_init="RANDOM", num_transformer_submodules=1), values
 
 
-def reads_first(model):
+def reads_first(model: nn.Module) -> bool:
     """Se a classe sai da posição 0 do que a pilha responde, como em RoBERTa; em BERT, sai do *pooler*, dentro dela."""
     return modules.head(model) == ("classifier",) and type(model).__name__.endswith("ForSequenceClassification")
 

@@ -12,6 +12,7 @@ import functools
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -65,9 +66,10 @@ def origins(task: str) -> dict[str, dict]:
 
 def current(task: str, rows: list[dict] | None = None) -> list[dict]:
     """As linhas que valem, das gravadas ou de `rows`: as medidas nos dados e nos pesos de hoje. A repetida, uma vez."""
-    today, found = origins(task), {}
+    today = origins(task)
+    found: dict[str, dict] = {}
     for row in read(task) if rows is None else rows:
-        if (known := today.get(row.get("variant"))) and known.items() <= row.items():
+        if (known := today.get(row.get("variant", ""))) and known.items() <= row.items():
             found.setdefault(key(row), row)
     return list(found.values())
 
@@ -124,7 +126,7 @@ def best_rates(task: str) -> dict[str, float]:
     for experiment in experiments.of(task):
         if experiment.rates:
             best, missing = search(experiment, table)
-            if not missing:
+            if best is not None and not missing:
                 found[experiment.variant] = best
     return found
 
@@ -147,8 +149,9 @@ def explained(task: str) -> pd.DataFrame:
     runs = [(name, name, 1) for name in ("full", "lora")] + [*experiments.EXPLANATIONS]
     jobs = [explanation(task, best, *run) for run in runs if run[1] in best]
     found = {(job["variant"], job["steps"]): rows[key(job)]["metrics"] for job in jobs if key(job) in rows}
-    index = pd.MultiIndex.from_tuples(found, names=["variant", "steps"])
-    return pd.DataFrame([{s: m["accuracy"] for s, m in f.items()} for f in found.values()], index=index).sort_index()
+    table = [{"variant": v, "steps": n} | {s: m["accuracy"] for s, m in f.items()} for (v, n), f in found.items()]
+    columns = ["variant", "steps", "ajuda", "noticias"]
+    return pd.DataFrame(table, columns=columns).set_index(["variant", "steps"]).sort_index()
 
 
 def explanation(task: str, best: dict[str, float], variant: str, rate_of: str, times: int) -> dict:
@@ -300,7 +303,7 @@ def publish(task: str) -> None:
     from ftcourse import plots
 
     if task not in tasks.WRITTEN:
-        figure = plots.intervals(summary(task), experiments.names(task), SOURCES[task]).figure
+        figure: Any = plots.intervals(summary(task), experiments.names(task), SOURCES[task]).get_figure(root=True)
         figure.savefig(path(task).with_suffix(".svg"), metadata={"Date": None})
     write_table(task, markdown(task))
 

@@ -10,13 +10,14 @@ baselines.tfidf(task, task.test)        # o que se consegue sem rede neural na m
 
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from ftcourse import own_data
 from ftcourse.files import DATA, choose
 from ftcourse.task import Task
-from ftcourse.text_tasks import WRITTEN, Paragraphs, TextTask
+from ftcourse.text_tasks import WRITTEN, Paragraphs
 
 LABELS = {
     "aceitabilidade": ("com falha", "bem escrita"),
@@ -28,7 +29,7 @@ LABELS = {
 TASKS = (*LABELS, *WRITTEN)
 
 
-def load(name: str, **columns) -> Task:
+def load(name: str, **columns: Any) -> Task:
     """A tarefa de nome `name`, lida de data/tarefas, ou a que se faz dos dados de quem lê: ver `own_data.read_source`.
 
     Levanta ValueError, com as que existem, se não a conhece, e o que `own_data.read_source` levanta.
@@ -49,17 +50,15 @@ def general_text() -> Paragraphs:
     return Paragraphs("texto_geral", (), None, None, **read(DATA / "texto_geral", Paragraphs))
 
 
-def read(folder: Path, kind: type[TextTask] | None = None) -> dict[str, datasets.Dataset]:
-    """{divisão: datasets.Dataset} dos .jsonl de uma pasta; `kind.row` faz de cada linha outra, ou None, e ela sai.
+def read(folder: Path, kind: type[Task] = Task) -> dict[str, datasets.Dataset]:
+    """{divisão: datasets.Dataset} dos .jsonl de uma pasta, cada linha como `kind.row` a faz.
 
     Em memória, sem o cache de datasets: ele pede uma pasta em que se grave, e não veria uma mudança nesta casa.
     """
     splits = {}
     for split in own_data.SPLITS:
         paths = sorted(folder.rglob(f"{split}.jsonl"))
-        rows = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
-        if kind:
-            rows = [new for row in rows if (new := kind.row(row))]
-        if rows:
+        lines = [line for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
+        if rows := [row for line in lines if (row := kind.row(json.loads(line)))]:
             splits[split] = datasets.Dataset.from_list(rows)
     return splits

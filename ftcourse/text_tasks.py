@@ -4,17 +4,21 @@ task = tasks.load("corrija")            # as linhas de base destas, como as outr
 task.train[0]                           # {"input": "corrija: …", "target": …, "given": …, "kind": …, "source": …}
 """
 
+import copy
 import math
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from difflib import SequenceMatcher
+from typing import ClassVar
 
 import numpy as np
 import sacrebleu
 import torch
+from transformers import AddedToken, PreTrainedTokenizerBase
 
-from ftcourse.task import IGNORED, Task
+from ftcourse.task import IGNORED, Task, tokenize, where
 
 
 class TextTask(Task):
@@ -24,8 +28,8 @@ class TextTask(Task):
     """
 
     separator = " "  # entre o pedido e a resposta, quando os dois vão em fila
-    opening = ""  # o que abre a resposta num codificador-decodificador
-    stop = ()  # que fichas, além da de fim, fecham a resposta
+    opening: ClassVar[tuple[str, ...]] = ()  # que fichas abrem a resposta num codificador-decodificador
+    stop: ClassVar[tuple[str, ...]] = ()  # que fichas, além da de fim, fecham a resposta
     # Ao escrever, quantas fichas seguidas não se repetem; 0: nenhuma proibição. Em quem continua o pedido, valem também
     # as dele.
     no_repeat = 0
@@ -39,14 +43,18 @@ class TextTask(Task):
         Levanta ValueError se um pedido não deixa lugar para a resposta.
         """
         start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        limit, ids = tokenizer.model_max_length, tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        limit, read = tokenizer.model_max_length, self.read(tokenizer, texts)
         if seq2seq:
-            return [[*i[: limit - 1], tokenizer.eos_token_id] for i in ids["input_ids"]]
-        if (longest := 1 + max(map(len, ids["input_ids"]))) >= limit:
+            return [[*ids[: limit - 1], tokenizer.eos_token_id] for ids in read]
+        if (longest := 1 + max(map(len, read), default=0)) >= limit:
             raise ValueError(
                 f"Um pedido de {self.name} tem {longest} fichas e o modelo lê {limit}, resposta incluída: encurte-o."
             )
-        return [[start, *i] for i in ids["input_ids"]]
+        return [[start, *ids] for ids in read]
+
+    def read(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+        """As fichas de cada texto, sem as que o tokenizador põe em volta."""
+        return tokenize(tokenizer, texts, add_special_tokens=False)
 
     def encode(self, tokenizer, rows, seq2seq=False):
         """As linhas em fichas: uma lista de {"input_ids": …, "attention_mask": …, "labels": …}.
@@ -56,8 +64,9 @@ class TextTask(Task):
         """
         limit, end = tokenizer.model_max_length, tokenizer.eos_token_id
         prompts = self.prompts(tokenizer, rows["input"], seq2seq)
-        targets = [(self.opening if seq2seq else self.separator) + target for target in rows["target"]]
-        answers = [[*i, end] for i in tokenizer(targets, add_special_tokens=False, verbose=False)["input_ids"]]
+        opening = tokenizer.convert_tokens_to_ids([*self.opening]) if seq2seq else []
+        targets = [("" if seq2seq else self.separator) + target for target in rows["target"]]
+        answers = [[*opening, *ids, end] for ids in tokenize(tokenizer, targets, add_special_tokens=False)]
         examples = []
         for prompt, answer in zip(prompts, answers, strict=True):
             ids = prompt if seq2seq else (prompt + answer)[:limit]
@@ -74,15 +83,17 @@ class TextTask(Task):
     def loss_metrics(self, losses, tokenizer, rows):
         """O que se tira da perda de cada ficha da resposta: média em nats, perplexidade, bits por caractere.
 
-        losses: uma lista de (fichas,), como a de `training.token_losses`.
+        losses: uma lista de (fichas,), como a de `evaluation.token_losses`.
         """
         total, tokens = sum(loss.sum().item() for loss in losses), sum(map(len, losses))
         characters = sum(map(len, rows["target"]))
         mean = total / tokens
-        return {"loss": mean, "perplexity": math.exp(mean), "bits": total / math.log(2) / characters, "n": len(losses)}
+        perplexity = math.exp(min(mean, 700))  # e⁷¹⁰ não cabe num float, e um treino que diverge chega lá
+        return {"loss": mean, "perplexity": perplexity, "bits": total / math.log(2) / characters, "n": len(losses)}
 
 
 BLANK, NEXT = "<extra_id_0>", "<extra_id_1>"  # as primeiras sentinelas de T5, que marcam no pré-treino o que falta
+GAP = "\ufdd0"
 PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\nObjeto: {objeto}\nHabilidade:"
 
 
@@ -121,7 +132,7 @@ class Correction(TextTask):
     def changed(self, tokenizer, rows):
         """Em que fichas da resposta copiar o que foi dado erraria: uma lista de (fichas,), a de fim incluída."""
         columns = [[self.separator + text for text in rows[column]] for column in ("given", "target")]
-        given, target = (tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in columns)
+        given, target = (self.read(tokenizer, texts) for texts in columns)
         masks = []
         for old, new in zip(given, target, strict=True):
             masks.append(torch.zeros(len(new) + 1, dtype=torch.bool))
@@ -161,7 +172,7 @@ class Cloze(TextTask):
     Como no pré-treino de T5, a resposta começa pela sentinela da lacuna e acaba onde viria a da seguinte.
     """
 
-    opening, stop = f"{BLANK} ", (NEXT,)
+    opening, stop = (BLANK,), (NEXT,)
 
     @staticmethod
     def row(row):
@@ -179,6 +190,20 @@ class Cloze(TextTask):
             )
         return super().prompts(tokenizer, texts, seq2seq)
 
+    def read(self, tokenizer, texts):
+        # A lacuna entra como ficha: no lugar dela, ao ler, vai um caractere que Unicode reserva para o que não é texto.
+        reader, sentinel = copy.deepcopy(tokenizer), tokenizer.convert_tokens_to_ids(BLANK)
+        reader.add_tokens([AddedToken(GAP, lstrip=True, normalized=False)])
+        gap = reader.convert_tokens_to_ids(GAP)
+        read = tokenize(reader, [text.replace(BLANK, GAP) for text in texts], add_special_tokens=False)
+        for i, (text, ids) in enumerate(zip(texts, read)):
+            if not ids.count(gap) == text.count(BLANK) == 1:
+                raise ValueError(
+                    f"{where(i, text)} tem {text.count(BLANK)} lacunas, e a tarefa {self.name} é de uma só: escreva "
+                    f"{BLANK} uma vez, no lugar da palavra que falta."
+                )
+        return [[sentinel if i == gap else i for i in ids] for ids in read]
+
     def metrics(self, predictions, rows):
         """Respostas iguais à esperada, de 0 a 1, no todo e em cada tipo, e o número de exemplos."""
         right = defaultdict(list)
@@ -188,7 +213,7 @@ class Cloze(TextTask):
         return {group: float(np.mean(right[group])) for group in sorted(right)} | {"n": len(predictions)}
 
 
-def changed_word(row):
+def changed_word(row: dict) -> re.Match | None:
     """A palavra em que a frase certa difere da que tem a falha, como um re.Match; None se não é uma só."""
     faulty, right = (list(re.finditer(r"\w+", composed(row[column]))) for column in ("text", "original"))
     changed = [new for old, new in zip(faulty, right) if old[0] != new[0]]
@@ -220,16 +245,16 @@ WRITTEN = {  # o que se escreve: de que pasta vêm as linhas, e a classe que faz
 }
 
 
-def words(text):
+def words(text: str) -> list[str]:
     """As palavras de um texto, na ordem, sem a pontuação."""
     return re.findall(r"\w+", text)
 
 
-def composed(text):
+def composed(text: str) -> str:
     """O texto com cada letra acentuada num caractere só: umas poucas frases publicadas a têm em dois."""
     return unicodedata.normalize("NFC", text)
 
 
-def without_accents(text):
+def without_accents(text: str) -> str:
     """O texto sem acentos nem cedilhas."""
     return composed("".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c)))

@@ -10,7 +10,7 @@ As fichas são de um adaptador do modelo inteiro, guardado na tabela de embeddin
 import inspect
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -31,6 +31,7 @@ class VirtualTokensConfig:
     prefix_in_file: ClassVar[str] = "base_model."
     needed_in_file: ClassVar[tuple] = ("num_virtual_tokens",)
     unmergeable: ClassVar[str] = "fichas virtuais não são um peso da base"
+    changes_on_arrival: ClassVar[str] = "o modelo lê p fichas a mais"
 
     num_virtual_tokens: int = 20
     task_type: str | None = None
@@ -75,7 +76,7 @@ class VirtualTokensConfig:
         return self, values
 
 
-def positions(stack):
+def positions(stack: nn.Module) -> tuple[int, float]:
     """As posições que o modelo aprendeu: (a primeira, quantas). Sem tabela, como em LLaMA e T5, (0, infinitas).
 
     Em RoBERTa a primeira é 2: as linhas da tabela até padding_idx são do preenchimento.
@@ -86,7 +87,7 @@ def positions(stack):
     return first, table.num_embeddings - first
 
 
-def fits(stack, p, length):
+def fits(stack: nn.Module, p: int, length: int) -> None:
     """Levanta ValueError se p fichas virtuais e `length` do texto passam das posições que o modelo aprendeu."""
     if p + length > (room := positions(stack)[1]):
         raise ValueError(
@@ -95,17 +96,17 @@ def fits(stack, p, length):
         )
 
 
-def cache(inputs):
+def cache(inputs: dict) -> Any:
     """O cache que entra numa pilha, ou None."""
     return inputs.get("cache", inputs.get("past_key_values"))  # transformers 5.24 o chama de cache; antes, do outro
 
 
-def seen(inputs):
+def seen(inputs: dict) -> int:
     """Quantas posições o cache que entra já tem: zero, a não ser no meio de uma geração."""
     return 0 if (past := cache(inputs)) is None else past.get_seq_length()
 
 
-def suits(inputs):
+def suits(inputs: dict) -> None:
     """Levanta ValueError se o cache que entra tem tamanho fixo, se a máscara não é (B, T) ou se não há um texto só."""
     if getattr(cache(inputs), "is_compileable", False):
         raise ValueError(

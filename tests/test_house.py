@@ -83,6 +83,7 @@ def imported(paths):
 
 
 SOURCES = [path for folder in ("ftcourse", "data", "tests", "slides") for path in ROOT.glob(f"{folder}/**/*.py")]
+SOURCES = [path for path in SOURCES if "fixtures" not in path.parts]  # os que rodam num ambiente à parte
 SOURCES += [ROOT / "conftest.py", *ROOT.glob("notebooks/*.ipynb")]
 # O que ninguém importa e alguém usa: a biblioteca, e o que no código a pede.
 NEEDED = {

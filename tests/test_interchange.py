@@ -1,6 +1,9 @@
 """O arquivo de um adaptador: o de peft, conferido antes de tocar no modelo, recusado inteiro se lhe falta algo."""
 
+import itertools
 import json
+import os
+import shutil
 import warnings
 
 import peft
@@ -9,7 +12,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import PAIRS, TINY, WITH_HEAD, logits, mergeable, photo, shake, tiny
+from toys import PAIRS, TINY, WITH_HEAD, finish, logits, mergeable, photo, rewrite, save_over, shake, tiny
 
 from ftcourse import methods, modules, pissa
 from ftcourse.interchange import CONFIG, WEIGHTS
@@ -252,6 +255,116 @@ def test_what_bitfit_trains_where_there_is_no_bias_comes_back(tmp_path, family, 
     assert torch.equal(logits(methods.unmerge(methods.merge(again))), logits(model))
 
 
+@pytest.mark.parametrize("family", ["llama lm", "t5 lm", "bert mlm"])
+@pytest.mark.parametrize("plan", ["norma", "saída", "tabela"])
+def test_modules_to_save_and_the_output_are_those_of_peft(tmp_path, family, plan):
+    """["norm"] é todo nome que termina assim, no meio de uma palavra também; da saída, peft grava o peso da base."""
+    query = QUERY[family.split()[0]]
+    if plan == "norma":
+        options = {"target_modules": [query], "modules_to_save": ["Norm" if "bert" in family else "norm"]}
+    elif plan == "saída":
+        options = {"target_modules": [query, "predictions.decoder" if "bert" in family else "lm_head"]}
+    else:
+        table = {"bert mlm": "word_embeddings", "llama lm": "embed_tokens", "t5 lm": "lm_head"}[family]
+        options = {"target_modules": [query], "modules_to_save": [table]}
+    theirs = from_peft(tmp_path / "a", family, **options)
+    ours = methods.load(tiny(family), tmp_path / "a")
+    assert torch.equal(logits(ours), logits(theirs))
+    methods.save(ours, tmp_path / "b")
+    assert torch.equal(logits(peft.PeftModel.from_pretrained(tiny(family), tmp_path / "b")), logits(theirs))
+
+
+def test_an_output_of_another_base_is_told(tmp_path):
+    from_peft(tmp_path, "llama lm", target_modules=["lm_head"])
+    model = tiny("llama lm")
+    with torch.no_grad():
+        model.lm_head.weight.add_(1)
+    before = photo(model)
+    with pytest.raises(ValueError, match=r"tem, a mais, lm_head\.weight, um peso da base .* e o deste modelo é outro"):
+        methods.load(model, tmp_path)
+    assert photo(model) == before
+
+
+def test_the_tables_of_T5_go_and_come_back_as_one_and_two_of_peft_are_told(tmp_path):
+    ours = saved(tmp_path / "a", "t5 lm", modules_to_save=["shared"])
+    assert torch.equal(logits(methods.load(tiny("t5 lm"), tmp_path / "a")), logits(ours))
+    theirs = peft.PeftModel.from_pretrained(tiny("t5 lm"), tmp_path / "a")
+    assert torch.equal(logits(theirs), logits(ours))
+    peft.get_peft_model(
+        tiny("t5 lm"), peft.LoraConfig(target_modules=["q"], modules_to_save=["shared"])
+    ).save_pretrained(tmp_path / "b")
+    assert torch.equal(logits(methods.load(tiny("t5 lm"), tmp_path / "b")), logits(tiny("t5 lm")))
+    from_peft(tmp_path / "c", "t5 lm", target_modules=["q"], modules_to_save=["embed_tokens"])
+    with pytest.raises(
+        ValueError, match=r"encoder\.embed_tokens\.weight.* são diferentes, e neste modelo são um peso só"
+    ):
+        methods.load(tiny("t5 lm"), tmp_path / "c")
+
+
+@with_head
+def test_applied_again_with_less_the_file_is_that_of_who_was_applied_once(tmp_path, family):
+    """O que uma camada guardava de antes (em IA³, de que lado fica o vetor) não vai para o arquivo."""
+    k, v, down = (list(modules.by_role(tiny(family), role)) for role in ("key", "value", "down"))
+    for again in (
+        {"target_modules": k, "feedforward_modules": []},
+        {"target_modules": [*k, *down], "feedforward_modules": k},
+    ):
+        model = saved(tmp_path / "a", family, "ia3", target_modules=[*k, *v, *down], feedforward_modules=down)
+        methods.save(shake(methods.apply(model, "ia3", **again)), tmp_path / "a")
+        saved(tmp_path / "b", family, "ia3", **again)
+        for name in (CONFIG, WEIGHTS):
+            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert torch.equal(logits(methods.load(tiny(family), tmp_path / "a")), logits(model))
+        assert torch.equal(logits(peft.PeftModel.from_pretrained(tiny(family), tmp_path / "a")), logits(model))
+
+
+# ---------------------------------------------------------------- uma gravação que para no meio
+
+
+@pytest.mark.parametrize("function", ["replace", "fsync"])
+def test_a_save_that_stops_leaves_the_old_the_new_or_a_refusal(tmp_path, monkeypatch, function):
+    """Interrompida em cada chamada de os.`function`: nunca os pesos de uma gravação com o α da outra."""
+    old = logits(saved(tmp_path / "velho"))
+    save_over(tmp_path / "novo")
+    new, original, seen = logits(methods.load(tiny("bert"), tmp_path / "novo")), getattr(os, function), []
+    for last in (1, 2, 3):
+        folder, calls = shutil.copytree(tmp_path / "velho", tmp_path / str(last)), itertools.count(1)
+
+        def interrupted(*args, last=last, calls=calls):
+            if next(calls) == last:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        monkeypatch.setattr(os, function, interrupted)
+        try:
+            save_over(folder)
+        except KeyboardInterrupt:
+            pass
+        monkeypatch.undo()
+        try:
+            answer = logits(methods.load(tiny("bert"), folder))
+            seen.append({torch.equal(answer, old): "velho", torch.equal(answer, new): "novo"}[True])
+        except ValueError as error:
+            assert "a gravação parou no meio" in str(error)
+            seen.append("recusa")
+    assert seen == ["velho", "recusa", "novo"]
+
+
+def test_a_save_that_is_killed_between_its_two_files_is_refused(tmp_path):
+    saved(tmp_path)
+    assert finish(save_over, tmp_path, 2, "replace") not in (0, 1)
+    with pytest.raises(ValueError, match="a gravação parou no meio"):
+        methods.load(tiny("bert"), tmp_path)
+
+
+@pytest.mark.parametrize("one, other", [("a", "b"), ("b", "a")])
+def test_the_settings_of_one_save_and_the_weights_of_another_are_not_read(tmp_path, one, other):
+    saved(tmp_path / "a", lora_alpha=8), saved(tmp_path / "b", lora_alpha=9)
+    shutil.copy(tmp_path / other / CONFIG, tmp_path / one / CONFIG)
+    with pytest.raises(ValueError, match=r"não traz os ajustes com que adapter_model\.safetensors foi gravado"):
+        methods.load(tiny("bert"), tmp_path / one)
+
+
 # ---------------------------------------------------------------- o curso grava, peft lê
 
 
@@ -310,13 +423,7 @@ def test_a_part_of_the_head_that_did_not_come_is_told(tmp_path):
 
 def config(**changes):
     """Um estrago nos ajustes; None tira o campo."""
-
-    def damage(folder):
-        weights(dict.copy)(folder)  # sem o resumo dos ajustes, que os arquivos de peft não trazem
-        fields = json.loads((folder / CONFIG).read_text()) | changes
-        (folder / CONFIG).write_text(json.dumps({name: v for name, v in fields.items() if v is not None}))
-
-    return damage
+    return lambda folder: rewrite(folder, **changes)
 
 
 def weights(change):

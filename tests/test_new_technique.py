@@ -1,21 +1,27 @@
 """O que CONTRIBUTING promete a uma técnica nova: um arquivo, uma linha em METHODS, e o resto já funciona.
 
-A técnica daqui é VeRA (Kopiczko et al., 2024), escrita no teste: A e B sorteadas, congeladas e as mesmas em todas as
-camadas; treinam dois vetores por camada. O arquivo é o de peft, e leva também o que não treina.
+São três, escritas no teste. VeRA (Kopiczko et al., 2024): A e B sorteadas, congeladas e as mesmas em todas as camadas;
+treinam dois vetores por camada, e o arquivo, o de peft, leva também o que não treina. LoHa (Hyeon-Woo et al., 2022):
+ΔW = s·(B₁A₁ ⊙ B₂A₂), igual à de peft bit a bit. LoReFT (Wu et al., 2024): muda o que um bloco inteiro responde,
+h + Rᵀ(Wh + b − Rh), e já ao chegar.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import peft
 import pytest
 import safetensors.torch
+import test_equivalence
+import test_interchange
+import test_methods
 import torch
 from test_methods import assert_same, base, bits
 from torch import nn
 from torch.nn import functional as F
-from toys import logits, photo, shake, tiny, tiny_batch
+from toys import REFUSALS, logits, photo, shake, tiny, tiny_batch
 
 from ftcourse import layers, methods, modules
 from ftcourse.interchange import CONFIG, WEIGHTS
@@ -36,13 +42,14 @@ class VeraConfig:
     modules_to_save: tuple[str, ...] | None = None
 
     def inject(self, model, name):
-        chosen, shared = modules.find(model, self.target_modules, outside=self.modules_to_save or ()), nn.Module()
+        chosen, shared = modules.find(model, self.target_modules, outside=self.modules_to_save), nn.Module()
         d_in, d_out = (
             max(getattr(layer, side) for layer in chosen.values()) for side in ("in_features", "out_features")
         )
         shared.register_buffer("A", torch.randn(self.r, d_in, device=model.device))
         shared.register_buffer("B", torch.randn(d_out, self.r, device=model.device))
-        return [layers.wrap(model, target, VeraLayer).add(name, self, shared) for target in chosen]
+        for target in chosen:
+            layers.wrap(model, target, VeraLayer).add(name, self, shared)
 
 
 class VeraLayer(layers.AdapterLayer):
@@ -80,9 +87,154 @@ class VeraLayer(layers.AdapterLayer):
         return {"weight": self.weight + (b[:, None] * B) @ (d[:, None] * A)}
 
 
+@dataclass(frozen=True)
+class LohaConfig:
+    peft_type: ClassVar[str] = "LOHA"
+    needed_in_file: ClassVar[tuple] = ("r", "alpha")
+
+    r: int = 4
+    alpha: float = 8
+    target_modules: str | tuple[str, ...] = "all-linear"
+    modules_to_save: tuple[str, ...] | None = None
+
+    def inject(self, model, name):
+        for target in modules.find(model, self.target_modules, outside=self.modules_to_save):
+            layers.wrap(model, target, LohaLayer).add(name, self)
+
+
+class LohaLayer(layers.AdapterLayer):
+    def __init__(self, base_layer):
+        super().__init__(base_layer)
+        self.hada_w1_a, self.hada_w1_b = nn.ParameterDict(), nn.ParameterDict()
+        self.hada_w2_a, self.hada_w2_b = nn.ParameterDict(), nn.ParameterDict()
+        self.scaling = {}
+
+    def add(self, name, config):
+        for left, right in ((self.hada_w1_a, self.hada_w1_b), (self.hada_w2_a, self.hada_w2_b)):
+            left[name] = nn.Parameter(torch.empty(self.out_features, config.r, device=self.weight.device))
+            right[name] = nn.Parameter(torch.empty(config.r, self.in_features, device=self.weight.device))
+            nn.init.kaiming_uniform_(left[name], a=math.sqrt(5)), nn.init.kaiming_uniform_(right[name], a=math.sqrt(5))
+        nn.init.zeros_(self.hada_w2_b[name])
+        self.scaling[name] = config.alpha / config.r
+        return self
+
+    def delta(self, name):
+        one, two = self.hada_w1_a[name] @ self.hada_w1_b[name], self.hada_w2_a[name] @ self.hada_w2_b[name]
+        return one * two * self.scaling[name]
+
+    def forward(self, x):
+        h = self.base_layer(x)
+        if (name := self.acting) is None:
+            return h
+        delta = self.delta(name)
+        return (h + F.linear(x.to(delta.dtype), delta)).to(h.dtype)
+
+    def merged(self, name):
+        return {"weight": self.weight + self.delta(name)}
+
+
+@dataclass(frozen=True)
+class LoreftConfig:
+    peft_type: ClassVar[str] = "LOREFT"
+    needed_in_file: ClassVar[tuple] = ("r",)
+    unmergeable: ClassVar[str] = "o que muda é a resposta do bloco, e não um peso dele"
+    changes_on_arrival: ClassVar[str] = "R e W são sorteados"
+
+    r: int = 4
+    modules_to_save: tuple[str, ...] | None = None
+
+    def inject(self, model, name):
+        blocks = [n for n, m in modules.named(model).items() if type(m).__name__ in BLOCKS]
+        for block in blocks:
+            layers.wrap(model, block, LoreftLayer).add(name, self, model.config.hidden_size)
+
+
+BLOCKS = ("BertLayer", "LlamaDecoderLayer", "T5Block")
+
+
+class LoreftLayer(layers.AdapterLayer):
+    def __init__(self, base_layer):
+        super().__init__(base_layer)
+        self.R, self.W, self.b = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+
+    def add(self, name, config, d):
+        device = next(self.bare.parameters()).device
+        self.R[name] = nn.Parameter(nn.init.orthogonal_(torch.empty(config.r, d, device=device)))
+        self.W[name] = nn.Parameter(nn.init.xavier_uniform_(torch.empty(config.r, d, device=device)))
+        self.b[name] = nn.Parameter(torch.zeros(config.r, device=device))
+        return self
+
+    def forward(self, *inputs, **options):
+        answer = self.base_layer(*inputs, **options)
+        if (name := self.acting) is None:
+            return answer
+        h = answer[0] if isinstance(answer, tuple) else answer  # (B, T, d)
+        R, x = self.R[name], h.to(self.R[name].dtype)
+        changed = (h + (F.linear(x, self.W[name], self.b[name]) - F.linear(x, R)) @ R).to(h.dtype)
+        return (changed, *answer[1:]) if isinstance(answer, tuple) else changed
+
+
+NEW = {"vera": VeraConfig, "loha": LohaConfig, "loreft": LoreftConfig}
+
+
 @pytest.fixture(autouse=True)
 def one_line(monkeypatch):
-    monkeypatch.setitem(methods.METHODS, "vera", VeraConfig)
+    for name, config in NEW.items():
+        monkeypatch.setitem(methods.METHODS, name, config)
+
+
+# ---------------------------------------------------------------- o que os testes de propriedades já conferem
+
+new = pytest.mark.parametrize("method", NEW)
+OLD = [method for method in methods.METHODS if method != "full"]
+
+
+@new
+@pytest.mark.parametrize("family, dtype", test_methods.PLACES)
+def test_the_properties_of_every_technique_hold_for_a_new_one(tmp_path, method, family, dtype):
+    model, before = tiny(family, dtype=dtype), logits(tiny(family, dtype=dtype))
+    answer = logits(methods.apply(model, method)).to(before.dtype)
+    assert hasattr(NEW[method], "changes_on_arrival") or modules.head(model) or torch.equal(answer, before)
+    if dtype == torch.float32:
+        test_methods.test_training_leaves_every_weight_of_the_base_as_it_was(method, family)
+        test_methods.test_a_layer_is_wrapped_never_copied(method, family)
+        test_methods.test_the_same_name_again_starts_afresh(method, family)
+        test_methods.test_a_pickled_model_is_another_that_answers_the_same(method, family)
+        test_methods.test_four_threads_on_one_model_have_each_its_answer(method, family)
+        test_interchange.test_what_is_saved_is_what_is_loaded_for_every_method_and_family(tmp_path, method, family)
+    if dtype == torch.float32 and not hasattr(NEW[method], "unmergeable"):
+        test_methods.test_merging_answers_the_same_and_unmerging_gives_the_bits_back(method, family)
+
+
+@new
+@pytest.mark.parametrize("other", [*OLD, *NEW])
+@pytest.mark.parametrize("arrives", ["antes", "depois"])
+def test_it_and_any_other_are_each_as_if_alone(method, other, arrives):
+    """LoReFT envolve blocos: o que está dentro deles continua à vista de quem chega depois."""
+    first, second = (method, other) if arrives == "antes" else (other, method)
+    for family, dtype in test_methods.PLACES:
+        if not REFUSALS.get((other, family)):
+            first_plan, second_plan = test_methods.plans(first)[0], test_methods.plans(second)[1]
+            test_methods.assert_each_is_as_alone(first_plan, second_plan, family, dtype)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "t5 lm"])
+def test_loha_is_that_of_peft(tmp_path, family):
+    """No treino, peft sorteia um número por camada também sem module_dropout, e o dropout do modelo seria outro."""
+    settings = {"method": "loha", "r": 3, "alpha": 5}
+    test_equivalence.test_outputs_and_every_gradient_are_equal(tmp_path / "a", family, settings, 0)
+    test_equivalence.test_merged_weights_are_equal(tmp_path / "b", family, settings, 0)
+
+
+def test_what_is_inside_a_block_that_is_wrapped_has_the_names_it_had():
+    model = methods.apply(tiny("llama"), "loreft")
+    assert modules.find(model, "all-linear").keys() == modules.find(tiny("llama"), "all-linear").keys()
+    assert modules.named(model).keys() == modules.named(tiny("llama")).keys()
+    methods.apply(model, "lora", "dois", modules_to_save=["model.layers.0.input_layernorm"])
+    assert "model.layers.0.input_layernorm.weight" in methods.tensors(model, "dois")
+
+
+# ---------------------------------------------------------------- VeRA
 
 
 def applied(family, name="default", seed=3, **options):
@@ -206,9 +358,9 @@ def test_what_is_kept_may_be_integers_and_what_trains_may_not(tmp_path, monkeypa
     inject = VeraConfig.inject
 
     def with_places(config, model, name):
-        layers = inject(config, model, name)
-        layers[0].projections[name].register_buffer("places", torch.arange(4))
-        return layers
+        inject(config, model, name)
+        first = next(layer for _, layer in layers.wrapped(model) if name in layer.names())
+        first.projections[name].register_buffer("places", torch.arange(4))
 
     monkeypatch.setattr(VeraConfig, "inject", with_places)
     methods.save(applied("bert"), tmp_path)

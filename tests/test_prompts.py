@@ -27,6 +27,7 @@ from toys import (
     WITH_HEAD,
     logits,
     photo,
+    rewrite,
     shake,
     tiny,
     tiny_batch,
@@ -835,11 +836,7 @@ def test_with_the_names_of_peft_the_head_comes_and_what_did_not_is_told(tmp_path
 
 
 def change(**fields):
-    def damage(folder):
-        kept = json.loads((folder / CONFIG).read_text()) | fields
-        (folder / CONFIG).write_text(json.dumps({name: value for name, value in kept.items() if value is not None}))
-
-    return damage
+    return lambda folder: rewrite(folder, **fields)
 
 
 def rows(new):

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.optimizers import create_loraplus_optimizer
 from toys import (
+    WORDS,
     finish,
     kill,
-    shake,
     tiny,
     tiny_batch,
     tokenizer,
@@ -111,6 +111,22 @@ def test_steps_equal_adamw_by_hand():
         torch.testing.assert_close(p, model.get_parameter(name), rtol=0, atol=1e-9, msg=name)
 
 
+DEFAULTS = {"warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "batch_size": 32, "seed": 0}
+
+
+@pytest.mark.parametrize("name, other", [("warmup", 0.2), ("weight_decay", 0.02), ("max_grad_norm", 2.0), ("seed", 1)])
+def test_the_defaults_are_these_and_each_one_counts(name, other):
+    """Dez passos a uma taxa alta: um de aquecimento ou dois, e o gradiente passa de 2 no começo."""
+
+    def trained(**given):
+        model = toy_model(initializer_range=0.5)
+        return training.train(model, tokenizer(), TASK, lr=1e-2, steps=20, **given), snapshot(model)
+
+    plain, told, changed = trained(), trained(**DEFAULTS), trained(**DEFAULTS | {name: other})
+    assert plain[0] == told[0] and same(plain[1], told[1]) == plain[1].keys()
+    assert plain[0] != changed[0] and not same(plain[1], changed[1]) & {"classifier.weight"}
+
+
 @fast
 @given(st.integers(1, 400), st.floats(0, 1))
 def test_the_rate_rises_to_one_and_falls_in_a_straight_line(steps, warmup):
@@ -142,25 +158,6 @@ def test_each_epoch_has_its_order_and_a_batch_has_like_lengths():
         assert (order != training.batches(lengths, 32, seed, epoch)).mean() > 0.9
 
 
-def test_predictions_keep_the_order_of_the_rows():
-    model = toy_model().train()
-    together = evaluation.predict(model, tokenizer(), TASK, TASK.test, batch_size=5)
-    assert model.training  # como estava
-    model.eval()
-    alone = [evaluation.predict(model, tokenizer(), TASK, TASK.test.select([i])) for i in range(len(TASK.test))]
-    torch.testing.assert_close(together, torch.cat(alone))
-    assert len(set(map(len, TASK.test["text"]))) > 5 and together.shape == (len(TASK.test), 2)
-
-
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_evaluate_measures_the_split(split):
-    model, rows = toy_model(), getattr(TASK, split)
-    answers = evaluation.predict(model, tokenizer(), TASK, rows).argmax(-1).numpy()
-    measured = evaluation.evaluate(model, tokenizer(), TASK, split)
-    assert measured == TASK.metrics(answers, rows["label"]) and measured.keys() == {"accuracy", "mcc", "f1", "n"}
-    assert measured["n"] == len(rows)
-
-
 # ---------------------------------------------------------------- tarefas de escrever
 
 WRITING = toy_writing()
@@ -169,26 +166,6 @@ SEQ2SEQ = pytest.mark.parametrize("seq2seq", [True, False], ids=["t5", "llama"])
 
 def write(model, tokenizer, steps=6, **options):
     return training.train(model, tokenizer, WRITING, **({"lr": 5e-3, "batch_size": 8} | options), steps=steps)
-
-
-def test_a_batch_is_the_one_of_transformers():
-    examples = TASK.encode(tokenizer(), TASK.train.select(range(7)))
-    ours, theirs = evaluation.collate(tokenizer(), examples), DataCollatorWithPadding(tokenizer())(examples)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-@SEQ2SEQ
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_a_batch_is_filled_up_to_the_longest_and_the_filling_is_never_asked(seq2seq, side):
-    _, tokenizer = toy_writer(seq2seq)
-    examples = WRITING.encode(tokenizer, WRITING.train.select(range(9)), seq2seq)
-    batch = evaluation.collate(tokenizer, examples, side=side)
-    for name, fill in (("input_ids", tokenizer.pad_token_id), ("attention_mask", 0), ("labels", IGNORED)):
-        longest = max(len(example[name]) for example in examples)
-        for example, row in zip(examples, batch[name].tolist(), strict=True):
-            filling = [fill] * (longest - len(example[name]))
-            assert row == ([*example[name], *filling] if side == "right" else [*filling, *example[name]])
-            assert name != "input_ids" or len(set(map(len, WRITING.train["input"]))) > 3
 
 
 @SEQ2SEQ
@@ -201,94 +178,6 @@ def test_a_model_learns_to_write_and_the_measures_see_it(seq2seq):
     assert after["loss"] < before["loss"] / 3 and after["perplexity"] == pytest.approx(np.exp(after["loss"]))
     assert [e["step"] for e in history.evaluations] == [150, 300] and "exact" not in history.evaluations[0]
     assert history.plot().get_ylabel().endswith("na validação (nats)") and not model.training
-
-
-@SEQ2SEQ
-def test_the_loss_of_each_answer_is_the_one_of_the_model_alone(seq2seq):
-    model, tokenizer = toy_writer(seq2seq)
-    model.train()
-    losses = evaluation.token_losses(model, tokenizer, WRITING, WRITING.test, batch_size=5)
-    assert model.training
-    model.eval()
-    examples = WRITING.encode(tokenizer, WRITING.test, seq2seq)
-    for example, loss in zip(examples, losses, strict=True):
-        assert len(loss) == sum(label != IGNORED for label in example["labels"])
-        alone = model(**{name: torch.tensor([ids]) for name, ids in example.items()}).loss
-        assert loss.mean().item() == pytest.approx(alone.item(), rel=1e-5)
-    assert len({len(loss) for loss in losses}) > 1
-    measured = evaluation.evaluate(model, tokenizer, WRITING)
-    assert measured["loss"] == pytest.approx(torch.cat(losses).mean().item())
-    assert measured.keys() == {"loss", "perplexity", "bits", "n"}
-
-
-@torch.no_grad()
-def by_hand(model, tokenizer, prompt, seq2seq, most):
-    """A geração gulosa, uma ficha por vez, sem cache nem lote."""
-    written = []
-    while len(written) < most and (not written or written[-1] != tokenizer.eos_token_id):
-        if seq2seq:
-            start = [model.config.decoder_start_token_id, *written]
-            logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([start])).logits
-        else:
-            logits = model(input_ids=torch.tensor([[*prompt, *written]])).logits
-        written.append(logits[0, -1].argmax().item())
-    return tokenizer.decode(written, skip_special_tokens=True).strip()
-
-
-@SEQ2SEQ
-def test_what_is_written_in_batches_is_what_is_written_one_token_at_a_time(seq2seq):
-    model, tokenizer = toy_writer(seq2seq)
-    shake(model)  # sem isso, a resposta seria quase a mesma para todos
-    answers = evaluation.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6, batch_size=5)
-    prompts = WRITING.prompts(tokenizer, WRITING.test["input"], seq2seq)
-    assert answers == [by_hand(model, tokenizer, prompt, seq2seq, 6) for prompt in prompts]
-    assert len(set(map(len, prompts))) > 3 and len(set(answers)) > 3
-
-
-@SEQ2SEQ
-@pytest.mark.parametrize(
-    "advice",
-    [{"repetition_penalty": 1.5}, {"cache_implementation": "static"}, {"return_dict_in_generate": True}],
-    ids=lambda advice: next(iter(advice)),
-)
-def test_what_the_maker_of_a_model_advises_does_not_change_what_is_written(seq2seq, advice):
-    model, tokenizer = toy_writer(seq2seq)
-    shake(methods.apply(model, "prefix", num_virtual_tokens=3))
-    expected = evaluation.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6)
-    model.generation_config.update(**advice)
-    before = model.generation_config.to_dict()
-    assert evaluation.generate(model, tokenizer, WRITING, WRITING.test, max_new_tokens=6) == expected
-    assert model.generation_config.to_dict() == before
-
-
-@SEQ2SEQ
-def test_a_task_may_forbid_what_repeats(monkeypatch, seq2seq):
-    """Um modelo que só quer escrever "a": com no_repeat = 2, o par "a a" sai uma vez e não volta."""
-    model, tokenizer = toy_writer(seq2seq)
-    letter, rows = tokenizer.convert_tokens_to_ids("a"), {"input": ["b"]}
-    plain = model.forward
-    monkeypatch.setattr(model, "forward", lambda **given: insist(plain(**given), letter))
-    (looping,) = evaluation.generate(model, tokenizer, WRITING, rows, max_new_tokens=8)
-    monkeypatch.setattr(type(WRITING), "no_repeat", 2)
-    (free,) = evaluation.generate(model, tokenizer, WRITING, rows, max_new_tokens=8)
-    assert looping == 8 * "a" and free.startswith("aa") and "aaa" not in free
-
-
-def insist(output, token):
-    output.logits[..., token] += 100
-    return output
-
-
-def test_it_stops_where_the_model_stops_reading(caplog):
-    model, tokenizer = toy_writer(seq2seq=False)
-    with torch.no_grad():
-        model.lm_head.weight[tokenizer.eos_token_id] = 0
-        model.lm_head.weight[tokenizer.convert_tokens_to_ids("a")] += 5 * model.model.norm.weight
-    model.generation_config.eos_token_id = None
-    rows = {"input": ["a" * 40, "a"]}
-    long, short = evaluation.generate(model, tokenizer, WRITING, rows, max_new_tokens=500)
-    assert len(tokenizer(rows["input"][0])["input_ids"]) + 1 + len(tokenizer(long)["input_ids"]) <= 64
-    assert short and not caplog.records
 
 
 @SEQ2SEQ
@@ -318,6 +207,98 @@ def test_a_writer_interrupted_resumes_to_the_same_numbers(tmp_path, monkeypatch,
     with pytest.raises(ValueError, match=r"difere em task, task\.train\. Apague-o"):
         other = replace(WRITING, name="outra", train=WRITING.test)
         training.train(*start(), other, lr=5e-3, batch_size=8, steps=6, eval_every=2, checkpoint=path)
+
+
+# ---------------------------------------------------------------- o lote em partes
+
+
+def ragged(seed=0, n=24):
+    """Linhas de tamanhos bem diferentes: a média das médias das partes seria outra."""
+    rng = random.Random(seed)
+    texts, answers = ([" ".join(rng.choices(WORDS, k=rng.randint(1, 5))) for _ in range(n)] for _ in range(2))
+    return TASK.train.from_dict({"text": texts, "input": texts, "target": answers, "label": [i % 2 for i in range(n)]})
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+@pytest.mark.parametrize("micro", [1, 3, 100])
+@pytest.mark.parametrize("family", ["bert", "llama", "t5"])
+def test_a_batch_in_parts_takes_the_step_of_the_whole_batch(family, micro, method):
+
+    def train(size):
+        model, words = (toy_model(), tokenizer()) if family == "bert" else toy_writer(family == "t5")
+        options = {"num_virtual_tokens": 3} if method == "prompt" else {}
+        model = without_dropout(methods.apply(model, method, **options)).double()
+        task, seen = replace(TASK if family == "bert" else WRITING, train=ragged()), []
+        model.register_forward_pre_hook(lambda _, __, given: seen.append(len(given["labels"])), with_kwargs=True)
+        history = training.train(model, words, task, lr=1e-3, steps=4, batch_size=8, micro_batch_size=size)
+        return history.loss, snapshot(model), seen
+
+    (loss, weights, together), (in_parts, others, apart) = train(None), train(micro)
+    assert together == [8] * 4 and max(apart) == min(micro, 8) and sum(apart) == 4 * 8
+    np.testing.assert_allclose(in_parts, loss, rtol=1e-6 if family == "llama" else 1e-9)  # a de LLaMA é em float32
+    for name in weights:
+        torch.testing.assert_close(others[name], weights[name], rtol=0, atol=1e-6, msg=name)
+
+
+def without_dropout(model):
+    for module in model.modules():
+        for name in ("p", "dropout", "attention_dropout"):  # o de T5 e o da atenção de LLaMA são números da camada
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def test_a_part_in_which_nothing_is_asked_adds_nothing():
+    """Sozinha ela daria 0/0; no lote inteiro, a média é das outras."""
+    rows = ragged(n=8)
+    labels = [0, IGNORED, 1, IGNORED, 0, 1, IGNORED, 0]
+    task = replace(TASK, train=rows.remove_columns("label").add_column("label", labels))
+    losses = [
+        training.train(without_dropout(toy_model()), tokenizer(), task, lr=1e-3, steps=3, batch_size=8, **parts).loss
+        for parts in ({}, {"micro_batch_size": 1})
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "micro_batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, 1.5, True, "8", np.float64(4)])
+def test_a_batch_is_of_a_whole_number_of_rows(name, value):
+    model = toy_model()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=rf"{name}=.*um inteiro a partir de 1"):
+        run(model, **{name: value})
+    assert same(before, snapshot(model)) == before.keys()
+    assert run(toy_model(), steps=1, **{name: np.int64(8)}) == run(toy_model(), steps=1, **{name: 8})
+
+
+def test_a_training_in_parts_resumes_to_the_same_numbers_and_other_parts_are_another_training(tmp_path, monkeypatch):
+    path, save, whole = tmp_path / "c.pt", training.save_state, toy_model()
+    expected = run(whole, micro_batch_size=3)
+
+    def save_and_stop(state, path):
+        save(state, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_state", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_model(), micro_batch_size=3, checkpoint=path, checkpoint_every=4)
+    monkeypatch.undo()
+    for other in (None, 4):
+        with pytest.raises(ValueError, match=r"difere em micro_batch_size\. Apague-o"):
+            run(toy_model(), micro_batch_size=other, checkpoint=path)
+    model = toy_model()
+    assert run(model, micro_batch_size=3, checkpoint=path) == expected
+    assert same(snapshot(model), snapshot(whole)) == snapshot(whole).keys()
+
+
+def test_the_dropout_is_drawn_from_the_seed_too(monkeypatch):
+    """Com as mesmas linhas na mesma ordem, a semente não muda mais nada."""
+    monkeypatch.setattr(training, "batches", lambda *_: np.arange(8)[None])
+    dropped, whole = (
+        [run(change(toy_model()), steps=1, seed=seed).loss[0] for seed in (0, 1)]
+        for change in (lambda model: model, without_dropout)
+    )
+    assert whole[0] == whole[1] and dropped[0] != dropped[1]
 
 
 # ---------------------------------------------------------------- morrer e retomar
@@ -583,6 +564,46 @@ def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path):
     assert same(resumed.state_dict(), sound.state_dict()) == sound.state_dict().keys()
 
 
+def test_at_the_first_step_the_rate_is_not_to_blame_and_the_weight_or_the_rows_are_named(tmp_path):
+    model = toy_model()
+    with torch.no_grad():
+        model.bert.embeddings.LayerNorm.weight[3] = float("nan")
+    words = r"nan no passo 1, antes que a taxa agisse: .* O peso bert\.embeddings\.LayerNorm\.weight já não"
+    with pytest.raises(FloatingPointError, match=words) as failure:
+        run(model, checkpoint=tmp_path / "c.pt")
+    assert "lr" not in str(failure.value) and not [*tmp_path.iterdir()]
+
+    model, task = toy_model(), replace(TASK, train=TASK.train.select(range(8)))
+    with torch.no_grad():
+        model.classifier.weight.mul_(torch.finfo(torch.float32).max)
+    with pytest.raises(FloatingPointError, match=r"o maior é de classifier\.weight, .*eram 0, 1, 2, 3, 4, 5, 6, 7 "):
+        training.train(model, tokenizer(), task, lr=1e-3, steps=1, batch_size=8)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_after_the_first_step_the_rate_is_to_blame_and_in_float16_the_precision_too(precision):
+    model = with_profile(precision)
+    forward, calls = model.forward, []
+
+    def broken(**batch):
+        calls.append(batch)
+        return forward(**batch) if len(calls) < 5 else SimpleNamespace(loss=torch.tensor(float("nan")))
+
+    model.forward = broken
+    way_out = "se continuar, faça as contas em bfloat16" if precision == "float16" else "há de diferente nas linhas"
+    with pytest.raises(FloatingPointError, match=rf"nan no passo 5, com lr=0\.002\. .*dez vezes menor; .*{way_out}"):
+        run(model)
+
+
+def test_what_a_training_that_stopped_left_behind_does_not_enter_the_next():
+    model, hook = toy_model(), None
+    hook = model.classifier.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(FloatingPointError):
+        run(model)
+    hook.remove()
+    assert run(model) == run(toy_model())
+
+
 # ---------------------------------------------------------------- gravar onde não dá
 
 
@@ -648,7 +669,9 @@ def test_a_gradient_that_is_not_a_number_leaves_the_weights_alone():
     model = toy_model()
     before = snapshot(model)
     model.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(FloatingPointError, match=r"O gradiente virou .* no passo 1, com lr=0\.002"):
+    with pytest.raises(
+        FloatingPointError, match=r"O gradiente virou inf no passo 1, antes que a taxa agisse: .*ficaram"
+    ):
         run(model)
     assert same(before, model.state_dict()) == before.keys()
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -13,12 +14,13 @@ from functools import cache
 from pathlib import Path
 
 import datasets
+import safetensors.torch
 import tokenizers
 import torch
 import transformers
 
 import conftest  # noqa: F401 (os processos que se matam somam na ordem deste e, como ele, não falam com a rede)
-from ftcourse import layers, methods, modules, tasks, text_tasks, training
+from ftcourse import interchange, layers, methods, modules, tasks, text_tasks, training
 from ftcourse.files import DATA
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,6 +246,14 @@ def photo(model):
     return bits, parts, merged, trains, hooks(model), methods.adapters(model), getattr(model, "active_name", None)
 
 
+def rewrite(folder, **changes):
+    """Muda ajustes num arquivo (None tira um) como se peft o tivesse gravado: sem o resumo que o daqui traz deles."""
+    config, weights = folder / interchange.CONFIG, folder / interchange.WEIGHTS
+    safetensors.torch.save_file(safetensors.torch.load_file(weights), weights)
+    fields = json.loads(config.read_text()) | changes
+    config.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
+
+
 def hooks(model):
     """Quantos ganchos há em cada módulo que os tem: {nome: quantos}."""
     counts = {name: len(m._forward_pre_hooks) + len(m._forward_hooks) for name, m in model.named_modules()}
@@ -303,6 +313,14 @@ def train_toy(checkpoint, *death, method="full"):
         model, tokenizer(), toy_task(), lr=2e-3, steps=90, batch_size=8, eval_every=30, checkpoint=checkpoint,
         checkpoint_every=3,
     )  # fmt: skip
+
+
+def save_over(folder, *death):
+    """Grava um adaptador em cima de outro, de outro α, e morre no meio; `death`: ver die_at."""
+    model = shake(methods.apply(tiny("bert"), "lora", lora_alpha=64), seed=2)
+    if death:
+        die_at(*death)
+    methods.save(model, folder)
 
 
 def run_script(*arguments):
