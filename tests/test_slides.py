@@ -191,6 +191,8 @@ def test_no_measured_number_is_typed_in_the_template():
 def test_the_theme_is_legible_and_its_accent_is_that_of_the_figures():
     assert tiny(THEME) == [] and faint(THEME) == []
     assert rules(THEME)["strong"]["color"].upper() == plots.COLORS[0]
+    drawn = re.findall(r"#\w{6}", rules(THEME)["section.capa"]["background-image"])
+    assert drawn[:2] == [color.lower() for color in plots.COLORS[:2]]  # B e A, como na figura da aposta
     assert not remote(THEME) and "@font-face" not in THEME
 
 
