@@ -6,7 +6,7 @@ Grava lora.html, lora.pdf e lora.notas.txt.
 
 Nenhum número medido é digitado em lora.md. Cada um vem de um destes lugares:
 
-- `data/resultados`: a bancada da aceitabilidade e os custos de cada técnica;
+- `data/resultados`: a bancada da aceitabilidade, os custos de cada técnica e o tempo de um passo;
 - as contas de `arithmetic`, com as medidas do mini-BERT-pt;
 - `publicados.csv`: o que está em artigos, com a seção ou a tabela.
 
@@ -16,6 +16,7 @@ figuras e letras dentro.
 
 import base64
 import csv
+import inspect
 import json
 import math
 import os
@@ -24,13 +25,15 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import jinja2
 import matplotlib.pyplot as plt
+import numpy as np
 from ferramentas import chromium, missing, node
 
-from ftcourse import costs, experiments, plots, results
+from ftcourse import benchmark, costs, experiments, plots, results, tasks
 from ftcourse.files import DATA, atomic_write
 
 HERE = Path(__file__).resolve().parent
@@ -44,13 +47,15 @@ NAMES = {  # os da bancada, mais curtos: aqui cada letra tem 24 px
     "tfidf": "TF-IDF e regressão",
     "random": "completo, pesos sorteados",
     "head": "só a cabeça",
-    "without_labels": "espanto, sem rótulos",
+    "without_labels": "espanto, sem ajuste",
     "lora_r1": "LoRA, r = 1",
     "lora": f"LoRA, r = {R}",
     "full": "ajuste completo",
 }
+OPTIONAL = {"random", "lora_r1"}  # enquanto não rodam, a aula se monta sem elas
 COMPARED = {variant: NAMES[variant] for variant in ("full", "lora")}
-COSTS = ("full", "lora", "head")
+COSTS = ("full", "lora")
+LESSON = 50  # minutos: o plano e, no que sobra, as perguntas
 
 
 class Shown(float):
@@ -65,30 +70,29 @@ class Shown(float):
         return f"{float(self):,.{self.digits}f}".translate(str.maketrans(",.", ".,")).replace("-", "−")
 
 
-def rate(value):
-    """Uma taxa de aprendizado, sem zeros à direita."""
-    return Shown(value, next(d for d in range(1, 12) if math.isclose(round(value, d), value)))
+def trimmed(value):
+    """Uma taxa de aprendizado, ou a razão entre duas, sem zeros à direita."""
+    return Shown(value, next(d for d in range(12) if math.isclose(round(value, d), value)))
 
 
 # ---------------------------------------------------------------- de onde vêm os números
 
 
 def measured():
-    """{variante: {fonte: acurácia e metade do intervalo}}, e o sentido da comparação entre LoRA e ajuste completo."""
+    """{variante: {fonte: acurácia e metade do intervalo}}, e o sentido da comparação entre LoRA e ajuste completo.
+
+    As que ainda não rodaram ficam de fora; sem as que não estão em OPTIONAL, não há aula.
+    """
     table = results.summary(TASK)
-    lacking = [variant for variant in NAMES if variant not in set(table["variant"])]
-    if lacking:
-        raise SystemExit(
-            f"Em {results.path(TASK)} faltam as execuções de {', '.join(lacking)}: rode make bancada, que completa o "
-            "que falta, e monte os slides de novo."
-        )
+    ran = [variant for variant in NAMES if variant in set(table["variant"])]
+    demand([variant for variant in NAMES if variant not in OPTIONAL and variant not in ran], results.path(TASK))
     rows = table.set_index(["variant", "source"])
     values = {
         variant: {
             source: {"accuracy": Shown(row.accuracy, 3), "half": Shown(row.accuracy_half, 3)}
             for source, row in rows.loc[variant].iterrows()
         }
-        for variant in NAMES
+        for variant in ran
     }
     values["diferenca"] = {
         source: {
@@ -98,9 +102,19 @@ def measured():
         }
         for source, row in results.difference(TASK, "lora", "full").iterrows()
     }
+    values["bases"] = [NAMES[variant] for variant in ran if not variant.startswith("lora") and variant != "full"]
     values["sementes"] = Shown(rows.loc["full", "seeds"].min())
     values["confianca"] = Shown(95)  # o intervalo que results.half_width calcula
     return values
+
+
+def demand(lacking, file):
+    """Para com uma frase se falta uma execução sem a qual a aula não se monta."""
+    if lacking:
+        raise SystemExit(
+            f"Em {file} faltam as execuções de {', '.join(lacking)}: rode make bancada, que completa o que falta, e "
+            "monte os slides de novo."
+        )
 
 
 def direction(gap, half):
@@ -111,12 +125,40 @@ def direction(gap, half):
 
 
 def best_rates():
-    """A melhor taxa de cada técnica, quantas vezes a de LoRA é a do ajuste completo, e quem a teve na borda."""
+    """A melhor taxa de cada técnica, as que a validação não separa dela, e quantas vezes uma é a outra."""
     best, table = results.best_rates(TASK), results.swept(TASK)
-    tried = {v: table.loc[table["variant"] == v, "lr"] for v in COMPARED}
-    return {v: rate(best[v]) for v in COMPARED} | {
-        "vezes": Shown(best["lora"] / best["full"], 0 if best["lora"] >= 10 * best["full"] else 1),
-        "borda": [name for v, name in COMPARED.items() if best[v] in (tried[v].min(), tried[v].max())],
+    tried = {v: table.loc[table["variant"] == v, "lr"].tolist() for v in COMPARED}
+    level = {v: tied(v, best[v], tried[v]) for v in COMPARED}
+    least, most = min(level["lora"]) / max(level["full"]), max(level["lora"]) / min(level["full"])
+    return {v: trimmed(best[v]) for v in COMPARED} | {
+        "empatadas": {v: [*map(trimmed, level[v])] for v in COMPARED},
+        "vezes": [trimmed(least), trimmed(most)],
+        "borda": [name for v, name in COMPARED.items() if best[v] in (min(tried[v]), max(tried[v]))],
+    }
+
+
+def tied(variant, best, tried):
+    """As taxas que as frases da validação não separam da melhor: o intervalo da diferença contém o zero.
+
+    O sorteio das frases é o mesmo para as duas taxas; o das sementes não entra, porque a busca tem uma só.
+    """
+    task, experiment = tasks.load(TASK), experiments.get(TASK, variant)
+    known, rows = results.evaluated(task, "validation"), {results.key(row): row for row in results.current(TASK)}
+    drawn = {}
+    for lr in tried:
+        row = rows[results.key(experiment.job("validation", lr, seed=0))]
+        right = [source for source in results.statistics(task, known, [row]).values() if source.size]
+        drawn[lr] = np.mean([results.resampled(source) for source in right], axis=0)
+    return [lr for lr in tried if np.percentile(drawn[best] - drawn[lr], 2.5) <= 0]
+
+
+def ranks():
+    """{variante: {fonte: acurácia}} na validação, dos treinos que mudam r ou α com a taxa de outra; os que rodaram."""
+    table = results.explained(TASK)
+    return {
+        variant: {source: Shown(accuracy, 3) for source, accuracy in row.items()}
+        for (variant, steps), row in table.iterrows()
+        if steps == experiments.STEPS[TASK]
     }
 
 
@@ -133,26 +175,69 @@ def widest(table):
     return {"nome": kind} | {variant: Shown(100 * table.loc[kind, variant]) for variant in COMPARED}
 
 
+def shared(table, seeds):
+    """De cem falhas, quantas só uma das técnicas acha, e em quantas duas sementes da mesma técnica discordam.
+
+    Sorteia-se uma semente de cada técnica. A discordância entre sementes é a régua: se as técnicas não discordam mais
+    que isso, trocar de técnica muda tanto quanto trocar de semente.
+
+    table: o que results.accused devolve. seeds: {variante: sementes}; com uma só não há régua, e ela é None.
+    """
+    faults = table[table["kind"] != results.FALSE_ALARM]
+    only = {v: (faults[v] * (1 - faults[other])).mean() for v, other in (("full", "lora"), ("lora", "full"))}
+    alone = {v: 2 * (faults[v] * (1 - faults[v])).mean() for v in COMPARED}
+    return {
+        "so": {v: Shown(100 * share) for v, share in only.items()},
+        "uma": Shown(100 * sum(only.values())),
+        "sementes": {
+            v: Shown(100 * share * seeds[v] / (seeds[v] - 1)) if seeds[v] > 1 else None for v, share in alone.items()
+        },
+    }
+
+
 def spent():
     """O que cada técnica treina, guarda e demora, como costs.measure o mediu."""
     if not costs.COSTS.exists():
         raise SystemExit(f"Não encontrei {costs.COSTS}, os custos de cada técnica: rode make bancada.")
-    stored = costs.measured().to_dict("index")
-    shown = {}
+    stored, shown = costs.measured().to_dict("index"), {}
+    demand([variant for variant in COSTS if variant not in stored], costs.COSTS)
     for variant in COSTS:
         cost = stored[variant]
-        ratio = {k: Shown(v, 2) for k, v in cost["step_ratio"].items()}
-        share = 100 * cost["trainable"] / cost["total"]
         shown[variant] = {
             "treina": Shown(cost["trainable"]),
-            "fracao": Shown(share, 0 if share >= 2 else 1),
+            "fracao": Shown(100 * cost["trainable"] / cost["total"], 1),
             "estado": Shown((cost["gradient_bytes"] + cost["optimizer_bytes"]) / 1e6, 1),
             "arquivo": Shown(cost["file_bytes"] / 1e6, 1),
-            "passo": ratio | {"porcento": Shown(100 * cost["step_ratio"]["median"])},
+            "passo": Shown(cost["step_ratio"]["median"], 2),
         }
     shown["copias"] = Shown(COPIES * stored["full"]["file_bytes"] / 1e6)
     shown["uma_base"] = Shown((stored["full"]["file_bytes"] + COPIES * stored["lora"]["file_bytes"]) / 1e6)
     return shown
+
+
+def step():
+    """Um passo de LoRA dividido pelo do ajuste completo, como data/resultados/README.md o mostra: conta e relógio."""
+    file = results.path("velocidade")
+    rows = [
+        row
+        for row in (results.parsed(file) if file.exists() else [])
+        if (row["what"], row.get("family"), row["device"]) == ("step", "bert", "cpu")
+        and (row["ours"]["name"], row["theirs"]["name"]) == ("lora", "full")
+    ]
+    if not rows:
+        raise SystemExit(f"Em {file} falta o passo de LoRA e o do ajuste completo: rode make bancada-velocidade.")
+    latest = {(row["environment"]["processor"], row["threads"]): row for row in rows}  # medida de novo, vale a última
+    counted = rows[-1]["flops"]
+    full = counted["forward"] + counted["backward_input"] + counted["backward_weight"]
+    return {
+        "ida": Shown(1, 2),
+        "entradas": Shown(counted["backward_input"] / counted["forward"], 2),
+        "pesos": Shown(counted["backward_weight"] / counted["forward"], 2),
+        "conta": Shown(counted["lora"] / full, 3),
+        "relogio": [Shown(median, 3) for median in sorted(row["ratio"]["median"] for row in latest.values())],
+        "nucleos": [Shown(threads) for threads in sorted({threads for _, threads in latest})],
+        "lote": [*map(Shown, rows[-1]["batch"])],
+    }
 
 
 def arithmetic():
@@ -167,8 +252,9 @@ def arithmetic():
         "d2": Shown(d * d), "grande2": Shown(LARGE**2), "rd2": Shown(2 * R * d), "grande_rd2": Shown(2 * R * LARGE),
         "fracao": Shown(100 * 2 * R / d, 2), "grande_fracao": Shown(100 * 2 * R / LARGE, 2),
         "bert": Shown(trained), "bert_linear": Shown(weights), "bert_fracao": Shown(100 * trained / weights, 1),
-        "passo_lora": Shown((4 * weights + 6 * trained) / (6 * weights), 2), "passo_cabeca": Shown(2 / 6, 2),
-        "tarefas": Shown(COPIES),
+        "lineares": Shown(layers * len(linears)),
+        "tarefas": Shown(COPIES), "aula": Shown(LESSON),
+        "calibracao": Shown(inspect.signature(benchmark.without_labels).parameters["calibration"].default),
     }  # fmt: skip
 
 
@@ -185,8 +271,10 @@ def published():
 
 def context():
     """Tudo que lora.md pode mostrar."""
-    return measured() | {
-        "taxa": best_rates(), "tipo": widest(accused()), "custo": spent(), "conta": arithmetic(),
+    values, seeds = measured(), Counter(row["variant"] for row in results.tested(TASK))
+    return values | {
+        "taxa": best_rates(), "posto": ranks(), "tipo": widest(accused()), "custo": spent(), "passo": step(),
+        "falhas": shared(results.accused(*COMPARED), seeds), "conta": arithmetic(),
         "publicado": published(),
     }  # fmt: skip
 
@@ -225,6 +313,7 @@ def handout(deck):
         notes = "\n\n".join(textwrap.fill(" ".join(part.split()), 88) for part in slide["notes"].split("\n\n"))
         pages.append(f"{number}. {slide['title']}\n[{clock}–{clock + slide['minutes']} min]\n\n{notes}\n")
         clock += slide["minutes"]
+    pages.append(f"Perguntas\n[{clock}–{LESSON} min]\n")
     return ("\n" + "-" * 88 + "\n\n").join(pages)
 
 
@@ -237,7 +326,9 @@ def figures(values, folder):
         "acuracia": lambda: plots.intervals(
             results.summary(TASK), NAMES, experiments.SOURCES[TASK], plots.projected(1160, 390)
         ),
-        "taxas": lambda: plots.rates(results.swept(TASK), COMPARED, plots.projected(1160, 370)),
+        "taxas": lambda: plots.rates(results.swept(TASK), COMPARED, plots.projected(1160, 370)).set(
+            xticks=results.swept(TASK).query("variant in @COMPARED")["lr"].unique()
+        ),
         "tipos": lambda: plots.found(accused(), COMPARED, plots.projected(1160, 400)),
         "tarefas": lambda: plots.bars(
             [f"{COPIES} cópias", f"1 base e {COPIES} adaptadores"],

@@ -14,17 +14,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.text import Text
 from test_notebooks import BANNED, prose, spelling
 
-from ftcourse import costs, plots, results
+from ftcourse import costs, experiments, models, plots, results, tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "slides"
 TEMPLATE = (FOLDER / "lora.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 THEME = re.sub(r"/\*.*?\*/", "", (FOLDER / "tema.css").read_text("utf-8"), flags=re.S)
-MINUTES, SMALLEST, MOST_WORDS = 50, 24, 45
+LESSON, PLAN, SMALLEST, MOST_WORDS = 50, 35, 24, 45  # o que não é plano é das perguntas
 NAN = float("nan")
 
 
@@ -188,6 +191,8 @@ def test_no_measured_number_is_typed_in_the_template():
 def test_the_theme_is_legible_and_its_accent_is_that_of_the_figures():
     assert tiny(THEME) == [] and faint(THEME) == []
     assert rules(THEME)["strong"]["color"].upper() == plots.COLORS[0]
+    drawn = re.findall(r"#\w{6}", rules(THEME)["section.capa"]["background-image"])
+    assert drawn[:2] == [color.lower() for color in plots.COLORS[:2]]  # B e A, como na figura da aposta
     assert not remote(THEME) and "@font-face" not in THEME
 
 
@@ -202,13 +207,14 @@ def test_every_published_number_says_where_it_was_published():
 def test_numbers_are_written_in_portuguese():
     shown = [constroi.Shown(v, d) for v, d in ((0.8734, 3), (147456, 0), (1234.5, 1), (-0.5, 1), (0.0, 0))]
     assert [*map(str, shown)] == ["0,873", "147.456", "1.234,5", "−0,5", "0"]
-    assert [str(constroi.rate(v)) for v in (2e-4, 0.0015, 0.01, 1e-5)] == ["0,0002", "0,0015", "0,01", "0,00001"]
+    assert [str(constroi.trimmed(v)) for v in (2e-4, 0.0015, 1e-5, 2.5, 0.002 / 0.0005)] == [
+        "0,0002", "0,0015", "0,00001", "2,5", "4"
+    ]  # fmt: skip
 
 
 def test_the_arithmetic_counts_what_peft_would_train():
     count = constroi.arithmetic()
     assert str(count["bert"]) == "147.456" and count["rd2"] == 2 * 8 * 256 and count["alfa_r"] == 2
-    assert 2 / 3 < count["passo_lora"] < 1
 
 
 @pytest.mark.parametrize(
@@ -259,8 +265,9 @@ def test_every_number_shown_is_held_by_a_result(markdown, values):
 def test_the_lecture_fits_its_time(deck):
     assert 15 <= len(deck) <= 20
     assert all(slide["minutes"] and len(slide["notes"].split()) >= 25 for slide in deck)
-    assert sum(slide["minutes"] for slide in deck) == MINUTES
-    assert f"{MINUTES} minutos" in deck[0]["text"]
+    assert sum(slide["minutes"] for slide in deck) == PLAN
+    for said in (deck[0]["text"], README):
+        assert re.search(rf"{LESSON} minutos: {PLAN} de plano e {LESSON - PLAN} de\s+perguntas", said)
 
 
 def test_one_idea_a_slide(deck):
@@ -272,8 +279,17 @@ def test_one_idea_a_slide(deck):
 
 def test_a_prediction_comes_before_each_measurement(deck):
     titles = [slide["title"] for slide in deck]
-    asked = titles.index("Preveja: quem acerta mais, e com que taxa?")
-    assert asked < titles.index("Quem acertou mais?") < titles.index("A melhor taxa é a mesma?")
+    for asked, *measured in (
+        ("Preveja: quem acerta mais, e com que taxa?", "Quem acertou mais?", "A melhor taxa é a mesma?"),
+        (
+            "Preveja: quanto LoRA poupa?",
+            "O que se poupa, e o que não?",
+            "Treina menos números: o passo encurta?",
+        ),
+    ):
+        places = [*map(titles.index, (asked, *measured))]
+        assert places == [*range(places[0], places[0] + len(places))]
+    assert sum(title.startswith("Preveja") for title in titles) == 2  # toda previsão tem resposta na própria aula
 
 
 def test_every_figure_is_described(deck):
@@ -307,15 +323,126 @@ def test_the_letters_of_the_figures_are_not_small(values, tmp_path, monkeypatch)
     assert min(sizes.values()) >= SMALLEST, sizes
 
 
-def test_a_missing_variant_is_named(tmp_path, monkeypatch):
-    kept = [r for r in results.read(constroi.TASK) if not r["variant"].startswith("lora")]
+# ---------------------------------------------------------------- o que falta medir, e o que a medida diz
+
+
+def answers(right, wrong):
+    """Previsões de acerto conhecido: as `wrong` primeiras frases, erradas; as outras, certas."""
+    return [label if i >= wrong else 1 - label for i, label in enumerate(right)]
+
+
+def invented(variants, seeds=2):
+    """Linhas como as da bancada, com previsões inventadas: a busca de cada taxa e o teste na do meio."""
+    task, rows = tasks.load(constroi.TASK), []
+    parts = {split: results.evaluated(task, split) for split in ("validation", "test")}
+    for variant in variants:
+        experiment = experiments.get(constroi.TASK, variant)
+        tries = [("validation", lr, 0, 30 * abs(i - 1)) for i, lr in enumerate(experiment.rates)]
+        tries += [("test", (*experiment.rates, None, None)[1], seed, seed or 0) for seed in experiment.seeds[:seeds]]
+        for split, lr, seed, wrong in tries:
+            predictions = answers(parts[split]["label"], wrong)
+            sources = results.sources_of(task, parts[split])
+            right = np.array(predictions) == np.array(parts[split]["label"])
+            metrics = {s: {"accuracy": float(right[sources == s].mean()), "mcc": 0.0} for s in np.unique(sources)}
+            rows.append(
+                experiment.job(split, lr, seed=seed)
+                | results.origins(constroi.TASK)[variant]
+                | {"predictions": [*map(str, predictions)], "metrics": metrics}
+            )
+    return rows
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Uma pasta de resultados só com o que se puser nela, e os passos medidos de verdade."""
+    shutil.copy(results.path("velocidade"), tmp_path)
     monkeypatch.setattr(results, "path", lambda task: tmp_path / f"{task}.jsonl")
-    results.path(constroi.TASK).write_text("".join(json.dumps(r) + "\n" for r in kept), "utf-8")
-    with pytest.raises(SystemExit, match="faltam as execuções de lora_r1, lora: rode make bancada"):
-        constroi.measured()
-    monkeypatch.setattr(costs, "COSTS", tmp_path / "custo.jsonl")
+    return tmp_path
+
+
+def write(variants):
+    lines = [json.dumps(row) + "\n" for row in invented(variants)]
+    results.path(constroi.TASK).write_text("".join(lines), "utf-8")
+
+
+NEEDED = [variant for variant in constroi.NAMES if variant not in constroi.OPTIONAL]
+
+
+@pytest.mark.parametrize("variants", [NEEDED, [*constroi.NAMES]], ids=["needed", "all"])
+def test_the_lecture_needs_only_what_it_compares_and_the_baselines(folder, variants):
+    write(variants)
+    values = constroi.context()
+    text = constroi.render(TEMPLATE, values)
+    assert orphans(text, values) == []
+    assert ("LoRA com r = 1," in text, "pesos sorteados" in text) == (len(variants) == len(constroi.NAMES),) * 2
+
+
+@pytest.mark.parametrize("lacking", NEEDED)
+def test_a_missing_variant_is_named(folder, lacking):
+    write([variant for variant in NEEDED if variant != lacking])
+    with pytest.raises(SystemExit, match=f"faltam as execuções de {lacking}: rode make bancada"):
+        constroi.context()
+
+
+def test_missing_costs_and_steps_are_named(folder, monkeypatch):
+    lines = costs.COSTS.read_text("utf-8").splitlines(keepends=True)
+    monkeypatch.setattr(costs, "COSTS", folder / "custo.jsonl")
     with pytest.raises(SystemExit, match=r"Não encontrei .*custo\.jsonl"):
         constroi.spent()
+    costs.COSTS.write_text("".join(line for line in lines if '"lora"' not in line), "utf-8")
+    with pytest.raises(SystemExit, match="faltam as execuções de lora: rode make bancada"):
+        constroi.spent()
+    results.path("velocidade").write_text("", "utf-8")
+    with pytest.raises(SystemExit, match=r"falta o passo de LoRA .*: rode make bancada-velocidade"):
+        constroi.step()
+
+
+def test_the_range_of_rates_holds_those_that_the_validation_does_not_tell_apart(folder):
+    """Trinta erros em duas mil frases separam duas taxas; dois, não."""
+    rows = invented(["full", "lora"])
+    close = next(r for r in rows if (r["variant"], r["split"], r["lr"]) == ("lora", "validation", 1e-3))
+    task = tasks.load(constroi.TASK)
+    close["predictions"] = [*map(str, answers(task.validation["label"], 2))]
+    close["metrics"] = {source: {"accuracy": 0.999} for source in close["metrics"]}
+    results.path(constroi.TASK).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    rates = constroi.best_rates()
+    assert (rates["full"], rates["empatadas"]["full"]) == (5e-4, [5e-4])
+    assert (rates["lora"], rates["empatadas"]["lora"]) == (2e-3, [1e-3, 2e-3])
+    assert [*map(str, rates["vezes"])] == ["2", "4"]
+
+
+@pytest.mark.parametrize(
+    "full, lora, only, seeds",
+    [
+        ([1, 0], [0, 1], (50, 50), (0, 0)),  # as mesmas taxas, e nenhuma falha em comum
+        ([1, 0], [1, 0], (0, 0), (0, 0)),
+        ([0.5, 0.5], [0.5, 0.5], (25, 25), (100, 100)),  # de duas sementes, uma acha: discordam sempre
+    ],
+)
+def test_equal_rates_are_not_the_same_faults(full, lora, only, seeds):
+    table = pd.DataFrame({"kind": ["crase", "crase", results.FALSE_ALARM], "full": [*full, 1], "lora": [*lora, 0]})
+    shown = constroi.shared(table, {"full": 2, "lora": 2})
+    assert (shown["so"]["full"], shown["so"]["lora"]) == only and shown["uma"] == sum(only)
+    assert (shown["sementes"]["full"], shown["sementes"]["lora"]) == seeds
+    assert constroi.shared(table, {"full": 1, "lora": 2})["sementes"]["full"] is None
+
+
+def test_the_step_shown_is_that_of_the_results_page():
+    page, shown = (ROOT / "data" / "resultados" / "README.md").read_text("utf-8"), constroi.step()
+    line = next(line for line in page.splitlines() if "mini-bert-pt: LoRA à mão ÷ ajuste completo" in line)
+    assert sorted(re.findall(r"\| (\d,\d{3}) \[", line)) == [*map(str, shown["relogio"])]
+    expected = f"prevê {shown['conta']}, de {shown['ida']} : {shown['entradas']} : {shown['pesos']}"
+    assert line.count(expected) == len(shown["relogio"])
+
+
+def test_the_config_on_the_slide_trains_what_the_slide_says():
+    values = {"conta": constroi.arithmetic(), "custo": constroi.spent()}
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", TEMPLATE, re.S) if "LoraConfig" in code]
+    task = tasks.load(constroi.TASK)
+    place = {"model": models.load("bert", task)[0]}
+    exec(constroi.render(code, values), place)
+    trained = sum(p.numel() for p in place["model"].parameters() if p.requires_grad)
+    assert trained == values["custo"]["lora"]["treina"]
 
 
 # ---------------------------------------------------------------- o make
@@ -394,7 +521,7 @@ def test_the_page_is_one_file_that_fetches_nothing(built, deck):
 @needs_tools
 def test_the_handout_follows_the_clock(built, deck):
     text = (built / "lora.notas.txt").read_text("utf-8")
-    assert all(slide["title"] in text for slide in deck) and f"–{MINUTES} min]" in text and "<!--" not in text
+    assert all(slide["title"] in text for slide in deck) and f"[{PLAN}–{LESSON} min]" in text and "<!--" not in text
 
 
 @needs_tools
