@@ -1,6 +1,5 @@
 """Os exercícios: o esboço espera, a resposta errada recebe uma dica, a solução de cada caderno passa."""
 
-import importlib
 import math
 import statistics
 import sys
@@ -107,7 +106,7 @@ BROKEN = [
     (lambda: statistics.NormalDist().inv_cdf(1), "o quantil de 0 ou de 1"),
     (lambda: d_ff, "o nome d_ff não existe"),  # noqa: F821
     (unassigned, "a variável total foi usada antes"),
-    (lambda: importlib.import_module("torxh"), "não há um módulo torxh"),
+    (lambda: __import__("torxh"), "não há um módulo torxh"),
     (lambda: ONE.giro(), "Tensor não tem .giro"),
     (lambda: torch.giro(), "torch não tem .giro"),
     (lambda: 1 + "1", "a conta + não se faz entre int e str"),
