@@ -26,11 +26,11 @@ teste: .venv/pronto ## confere o estilo e os tipos, roda os testes e todos os ca
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --nbval-lax --nbval-current-env --nbval-cell-timeout 300 tests notebooks
 
-teste-rapido: .venv/pronto ## o mesmo sem os cadernos, em menos de três minutos: para quem mudou um arquivo
+teste-rapido: .venv/pronto ## o mesmo sem os cadernos, com dois casos de cada teste: para quem mudou um arquivo
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 -m "not slow" tests
+	$(BIN)/pytest -n 2 --rapido tests
 
 slides: .ferramentas .venv/pronto ## monta a aula de LoRA em slides/pronto: HTML, PDF e notas; precisa de node, npm e Chromium
 	@$(BIN)/python slides/constroi.py

@@ -32,8 +32,29 @@ spec = importlib.util.spec_from_file_location("sem_rede", BLOCK / "sitecustomize
 spec.loader.exec_module(importlib.util.module_from_spec(spec))  # e neste processo, que já começou
 
 
+CASES = 2  # quantos casos de cada teste ficam com --rapido
+
+
+def pytest_addoption(parser):
+    parser.addoption("--rapido", action="store_true", help="de cada teste com muitos casos, só alguns, e nenhum lento")
+
+
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: roda um caderno inteiro; para pular, -m 'not slow'")
+    config.addinivalue_line("markers", "slow: roda um caderno inteiro ou mata muitos processos; para pular, --rapido")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Com --rapido, todo teste roda, com os seus casos espalhados: o primeiro e o do meio. Os lentos ficam de fora."""
+    if not config.getoption("--rapido"):
+        return
+    cases, kept = {}, set()
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in cases.values():
+        kept |= {*found[:: max(1, -(-len(found) // CASES))]}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 @pytest.hookimpl(optionalhook=True)

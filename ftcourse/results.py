@@ -38,13 +38,15 @@ def path(task: str) -> Path:
 
 
 def read(task: str) -> list[dict]:
-    """As linhas gravadas de uma tarefa; nenhuma, se ainda não há arquivo."""
-    return parsed(path(task)) if path(task).exists() else []
+    """As linhas gravadas de uma tarefa."""
+    return parsed(path(task))
 
 
 def parsed(file: Path) -> list[dict]:
-    """As linhas inteiras de um arquivo, um dicionário por linha; as que uma interrupção cortou não entram."""
-    rows = []
+    """As linhas inteiras de um arquivo, um dicionário por linha: sem as cortadas, e nenhuma se o arquivo não existe."""
+    rows: list = []
+    if not file.exists():
+        return rows
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         with suppress(ValueError):
             rows.append(json.loads(line))

@@ -182,6 +182,7 @@ def small(monkeypatch):
     results.origins.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tasks.WRITTEN)
 def test_the_plan_of_a_written_task_runs_and_gives_its_table(file, small, name):
     """O plano, em dois passos e com a primeira semente: a taxa sai da perda na validação, e a tabela tem de tudo."""
@@ -231,6 +232,7 @@ def test_every_published_row_can_be_traced(name):
         assert all(r["environment"][fact] for fact in ("commit", "torch", "transformers", "processor"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [experiments.BERT, experiments.LLAMA, experiments.T5])
 def test_a_recorded_run_gives_the_same_when_it_is_run_again(task):
     """Um treino de vinte passos: as perdas do caminho e as medidas na validação são as gravadas."""

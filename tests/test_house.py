@@ -222,7 +222,7 @@ def test_both_make_teste_check_style_and_types_and_only_one_runs_the_notebooks(h
     lint = [".venv/bin/ruff check", ".venv/bin/ruff format --check", ".venv/bin/mypy"]
     assert whole[:-1] == fast[:-1] == lint
     assert "--nbval" in whole[-1] and whole[-1].endswith(" tests notebooks")
-    assert fast[-1] == '.venv/bin/pytest -n 2 -m "not slow" tests'
+    assert fast[-1] == ".venv/bin/pytest -n 2 --rapido tests"
 
 
 def test_windows_runs_the_lines_of_make_teste():
@@ -292,6 +292,7 @@ def test_the_preflight_lets_a_good_machine_pass_and_stops_a_bad_one(monkeypatch,
 # ---------------------------------------------------------------- a wheel
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_model_and_task_to_any_folder(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     options = ["--no-deps", "--no-index", "--no-cache-dir"]

@@ -350,6 +350,7 @@ def test_a_save_that_stops_leaves_the_old_the_new_or_a_refusal(tmp_path, monkeyp
     assert seen == ["velho", "recusa", "novo"]
 
 
+@pytest.mark.slow
 def test_a_save_that_is_killed_between_its_two_files_is_refused(tmp_path):
     saved(tmp_path)
     assert finish(save_over, tmp_path, 2, "replace") not in (0, 1)

@@ -390,6 +390,7 @@ def test_the_record_and_the_card_tell_the_training(whole):
     assert f"Perda de {record['held_out']['todas']:.2f} nats".replace(".", ",") in card and "$" not in card
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, family, whole, tmp_path):
     destination, rng, saved = tmp_path / "mini", random.Random(), None
     shutil.copy(whole.with_name("mini.ficha.md"), destination.with_name("mini.ficha.md"))
@@ -418,6 +419,7 @@ def test_killed_at_any_moment_it_publishes_the_same_bytes(corpus, family, whole,
     assert one["curve"] == other["curve"] and one["held_out"] == other["held_out"]
 
 
+@pytest.mark.slow
 def test_it_continues_from_a_published_model_and_resumes(corpus, family, whole, tmp_path):
     steps = ["--de", str(whole), "--passos", "7"]
     folders = [tmp_path / name / "mini" for name in ("um", "dois")]

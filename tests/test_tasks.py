@@ -489,6 +489,7 @@ def test_retrieval_beats_the_echo_of_the_object(loaded):
     assert nearest["chrf"] > echo["chrf"] + 5 and echo["exact"] == nearest["exact"] == 0
 
 
+@pytest.mark.slow
 def test_copying_mends_nothing_and_the_bigrams_mend_more_than_they_spoil(loaded):
     copy, bigrams = (measure(loaded, "corrija", b) for b in (baselines.echo, baselines.bigrams))
     assert (copy["exact"], copy["mended"], copy["kept"]) == (0.5, 0, 1)
@@ -497,6 +498,7 @@ def test_copying_mends_nothing_and_the_bigrams_mend_more_than_they_spoil(loaded)
     assert len(by_kind) == 6 and min(by_kind) > 0.2
 
 
+@pytest.mark.slow
 def test_the_dictionary_gives_back_most_accents_and_spoils_almost_nothing(loaded):
     copy, dictionary = (measure(loaded, "acentue", b) for b in (baselines.echo, baselines.dictionary))
     assert copy["accented"] == copy["spoilt"] == 0
@@ -562,6 +564,7 @@ def test_the_general_text_asks_for_every_token_and_refuses_a_model_that_rewrites
         task.encode(tokenizer, rows, seq2seq=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tasks.WRITTEN)
 def test_the_table_of_the_card_is_the_measured_one(loaded, name):
     card = (DATA / "tarefas" / name / "README.md").read_text("utf-8")

@@ -339,6 +339,7 @@ def test_killed_while_saving_it_resumes_to_the_same_numbers(tmp_path, whole, fun
     assert_same_state(training.load_state(path), whole)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_resumes_to_the_same_numbers(tmp_path, whole):
     path, rng, saved = tmp_path / "c.pt", random.Random(), None
 
@@ -391,6 +392,7 @@ def with_lora(seed=0, **options):
     return methods.apply(toy_model(seed), "lora", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [m for m in methods.METHODS if m != "full"])
 def test_an_adapter_killed_while_saving_resumes_to_the_same_numbers(tmp_path, method):
     whole, path, train = tmp_path / "inteiro.pt", tmp_path / "c.pt", partial(train_toy, method=method)
