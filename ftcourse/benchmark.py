@@ -234,10 +234,8 @@ def take_in(folder: Path) -> None:
             continue
         done = {results.key(r) for r in results.current(task)}
         what: Counter[str] = Counter()
-        given = results.parsed(path)
-        valid = list(map(id, results.current(task, given)))
-        for row in given:
-            if id(row) not in valid:
+        for row in results.parsed(path):
+            if not results.current(task, [row]):
                 what["de outros dados, outros pesos ou outra experiência"] += 1
             elif not row.get("environment", {}).get("clean"):
                 what["de um código com mudanças por gravar"] += 1
@@ -245,6 +243,7 @@ def take_in(folder: Path) -> None:
                 what["já estavam aqui"] += 1
             else:
                 append(results.path(task), row)
+                done.add(results.key(row))
                 what["acrescentadas"] += 1
         print(f"{path}: " + ("; ".join(f"{n} {why}" for why, n in what.items()) or "nenhuma linha inteira") + ".")
 
