@@ -833,7 +833,7 @@ def test_the_fingerprint_changes_with_any_one_number_of_the_base(family, seed, u
         methods.apply(model, "lora", r=1)
     place = data.draw(st.integers(0, len(chosen) - 1))
     original = chosen[place].clone()
-    chosen[place] = original * 1.05 + 1e-3
+    chosen[place] = original + 1
     assert modules.fingerprint(model) != before
     chosen[place] = original
     assert modules.fingerprint(model) == before
