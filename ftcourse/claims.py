@@ -45,18 +45,26 @@ def measured(tasks: Iterable[str]) -> set[tuple[str, str]]:
     return {(task, row["variant"]) for task in tasks for row in results.current(task) if row["split"] == "test"}
 
 
-def written(place: str, done: set[tuple[str, str]]) -> str:
-    """Um lugar da coluna `evidência`, como se lê num caderno. done: o que `measured` devolve."""
-    file, _, part = place.partition("#")
-    path = PurePosixPath(file)
-    if path.suffix == ".ipynb":
-        return f'[caderno {path.stem[:2]}, "{part}"](../{file})'
-    if path.suffix == ".jsonl" and path.stem in experiments.FAMILY:
-        state = "" if (path.stem, part) in done else "a medir: "
-        return f"[{state}{experiments.get(path.stem, part).name}, em {path.stem}](../{file})"
-    if path.suffix in (".jsonl", ".md"):
-        return f"[{PAGES.get(path.stem, part)}](../{file})"
-    return f"`{place}`" if path.suffix else place
+def written(evidence: str, done: set[tuple[str, str]]) -> str:
+    """Uma casa da coluna `evidência`, como se lê num caderno. done: o que `measured` devolve."""
+    files: dict[str, list[str]] = {}
+    for place in places(evidence):
+        file, _, part = place.partition("#")
+        files.setdefault(file, []).append(part)
+    lines = []
+    for file, parts in files.items():
+        path = PurePosixPath(file)
+        if path.suffix == ".ipynb":
+            lines.append(f"[caderno {path.stem[:2]}](../{file}), " + " e ".join(f'"{part}"' for part in parts))
+        elif path.suffix == ".jsonl" and path.stem in experiments.FAMILY:
+            names = [experiments.get(path.stem, part).name for part in parts]
+            marks = ["" if (path.stem, part) in done else " (a medir)" for part in parts]
+            lines.append(f"[{path.stem}](../{file}): " + " · ".join(map("".join, zip(names, marks))))
+        elif path.suffix in (".jsonl", ".md"):
+            lines.append(f"[{PAGES.get(path.stem, parts[0])}](../{file})")
+        else:
+            lines.append(f"`{file}`" if path.suffix else file)
+    return "; ".join(lines) or "nenhuma medida nossa"
 
 
 def markdown(*numbers: int) -> str:
@@ -75,9 +83,8 @@ def markdown(*numbers: int) -> str:
         count = known["veredito"].value_counts()
         lines.append("\n".join(f"- **{name}** ({count[name]}): {meaning}." for name, meaning in VERDICTS.items()))
     for number, row in chosen.iterrows():
-        checked = "; ".join(written(place, done) for place in places(row["evidência"])) or "nenhuma medida nossa"
         lines.append(
             f"**{number}. {row['afirmação']}** *{row['veredito'].capitalize()}.* {row['o que é certo']} "
-            f"Fonte: {row['fonte']}. Onde conferir: {checked}."
+            f"Fonte: {row['fonte']}. Onde conferir: {written(row['evidência'], done)}."
         )
     return "\n\n".join(lines)

@@ -115,6 +115,7 @@ def test_one_claim_is_read_with_its_verdict_and_its_place():
     text = claims.markdown(5)
     assert text.startswith("**5. ") and "*Refutada.*" in text and "Hu et al. (2021), § 4.1" in text
     assert "](../notebooks/04_lora_do_zero.ipynb)" in text and "`tests/test_methods.py::" in text
+    assert claims.markdown(17).endswith("Onde conferir: nenhuma medida nossa.")
 
 
 def test_all_of_them_are_read_with_the_count_of_the_verdicts(monkeypatch):
@@ -131,11 +132,11 @@ def test_all_of_them_are_read_with_the_count_of_the_verdicts(monkeypatch):
 def test_an_experiment_is_to_be_measured_until_it_has_run(monkeypatch):
     place, rows = "data/resultados/aceitabilidade.jsonl#lora", []
     monkeypatch.setattr(claims.results, "current", lambda task: rows)
-    assert "a medir: LoRA, r = 8, em aceitabilidade" in claims.written(place, claims.measured(["aceitabilidade"]))
+    assert claims.written(place, claims.measured(["aceitabilidade"])).endswith(": LoRA, r = 8 (a medir)")
     rows.append({"variant": "lora", "split": "validation"})  # a busca da taxa não é a medida
     assert "a medir" in claims.written(place, claims.measured(["aceitabilidade"]))
     rows.append({"variant": "lora", "split": "test"})
-    assert "a medir" not in claims.written(place, claims.measured(["aceitabilidade"]))
+    assert claims.written(place, claims.measured(["aceitabilidade"])).endswith(": LoRA, r = 8")
 
 
 @pytest.mark.parametrize("number", [0, 58, -1, "5"])
