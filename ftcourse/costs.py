@@ -88,3 +88,12 @@ def measured() -> pd.DataFrame:
     """O custo gravado de cada técnica, com a variante como índice."""
     lines = COSTS.read_text(encoding="utf-8").splitlines()
     return pd.DataFrame([json.loads(line) for line in lines]).set_index("variant")
+
+
+def current(rows: Iterable[dict]) -> list[dict]:
+    """As linhas da bancada de velocidade que valem: sem as de um modelo que hoje tem outros pesos.
+
+    As que são de antes de o resumo dos pesos se gravar, em "model", não se podem conferir, e ficam.
+    """
+    today = {family: models.digest(family) for family in models.FAMILIES}
+    return [row for row in rows if "model" not in row or row["model"] == today[row["family"]]]
