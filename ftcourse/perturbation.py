@@ -39,7 +39,7 @@ class Probe:
         ids = torch.tensor([row for row in rows if len(row) == LENGTH])  # (n, 48)
         prepare, device = PREPARE[family], self.model.device
         self.batches = [prepare(tokenizer, part, device) for part in ids[:windows].split(32)]
-        self.others = prepare(tokenizer, ids[windows : windows + 32], device)  # parágrafos que losses não mede
+        self.others = prepare(tokenizer, ids[windows : windows + 16], device)  # parágrafos que losses não mede
         self.base = self.losses({})
 
     def losses(self, errors: Errors) -> torch.Tensor:
