@@ -114,6 +114,47 @@ def intervals(table: pd.DataFrame, names: dict[str, str], sources: dict[str, str
     return ax
 
 
+def memory(plans: Sequence[Any], names: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+    """Uma barra empilhada por plano de memória: parcelas em cores, tipos de ativação em tramas; o traço é o pico.
+
+    plans: o que memory.plan devolve. names: como chamar cada um; sem eles, o nome de cada plano.
+    """
+    ax = axes(figsize=(8, 0.5 * len(plans) + 2.2)) if ax is None else ax
+    unit, power = ("GB", 1e9) if max(plan.peak for plan in plans) > 1e9 else ("MB", 1e6)
+    parts = list(dict.fromkeys(part for plan in plans for part in plan.parts()))
+    whole = [part for part in parts if not part.startswith("ativações")]
+    hatches = dict(zip([part for part in parts if part not in whole], ("", "//", "..", "\\\\", "xx", "++", "oo")))
+    left = np.zeros(len(plans))
+    for part in parts:
+        widths = np.array([plan.parts().get(part, 0) / power for plan in plans])
+        color = COLORS[3] if part in hatches else COLORS[{0: 0, 1: 1, 2: 2}.get(whole.index(part), 4)]
+        ax.barh(
+            range(len(plans)),
+            widths,
+            left=left,
+            height=0.6,
+            label=part,
+            color=color,
+            hatch=hatches.get(part),
+            edgecolor="white",
+        )
+        left += widths
+    peaks = [plan.peak / power for plan in plans]
+    ax.plot(peaks, range(len(plans)), "k|", markersize=24, markeredgewidth=2.5, label="pico")
+    ax.set(
+        yticks=range(len(plans)),
+        yticklabels=names or [plan.name for plan in plans],
+        xlabel=f"memória em cada placa ({unit})",
+    )
+    comma(ax.xaxis, 0 if max(peaks) >= 5 else 1)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    height = ax.get_position().height * ax.get_figure(root=True).get_figheight()
+    below = -0.9 / height  # em polegadas, o lugar dos números do eixo e do nome dele
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncols=2, fontsize="small")
+    return ax
+
+
 # ---------------------------------------------------------------- para projetar
 
 PROJECTED = {  # 18 pontos são 24 px: a menor letra que se lê do fundo da sala

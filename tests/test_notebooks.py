@@ -25,6 +25,8 @@ from notebook_tools import (
     text,
 )  # fmt: skip
 
+from ftcourse import claims
+
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
 COLAB = (
     REPOSITORY.replace("https://", "https://colab.research.google.com/").replace(
@@ -214,6 +216,15 @@ def links(notebook, name):
                 yield target
 
 
+def cited(notebook, name):
+    """Afirmações do texto de que o curso partiu, citadas pelo número, que não estão em `data/afirmacoes.csv`."""
+    for source in markdown(notebook):
+        for numbers in re.findall(r"\bafirmaç(?:ão|ões)((?:(?:,|\s+e)?\s+\d+)+)", prose(source), re.I):
+            for number in re.findall(r"\d+", numbers):
+                if int(number) not in claims.load().index:
+                    yield f"afirmação {number}"
+
+
 RULES = [
     valid,
     title,
@@ -229,6 +240,7 @@ RULES = [
     solved,
     voice,
     links,
+    cited,
     spelling,
 ]
 
@@ -405,6 +417,8 @@ def error_output():
         (voice, 4, lambda cell: cell.update(source="Funciona!")),
         (links, 4, lambda cell: cell.update(source="[o cartão](../data/nao_existe.md)")),
         (links, 4, lambda cell: cell.update(source="Está em `ftcourse/nao_existe.py`.")),
+        (cited, 4, lambda cell: cell.update(source="É o que diz a afirmação 58.")),
+        (cited, 4, lambda cell: cell.update(source="Contra as afirmações 1, 2\ne 99, que não valem aqui.")),
     ],
 )
 def test_a_rule_sees_its_problem(sample, rule, cell, change):
