@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from ftcourse import environment, experiments, methods, models, modules, tasks
 from ftcourse.files import DATA
@@ -77,6 +78,22 @@ def measure(
         row["step_ms"] = round(1000 * float(np.median(seconds[variant])), 1)
     described = {"model": models.digest("bert"), "environment": environment.describe()}
     return [row | {"batch": [experiments.BATCH, length]} | described for row in rows.values()]
+
+
+def activations(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
+    """Quantos bytes uma ida deixa guardados para a volta, sem os pesos: as ativações de um lote."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}  # {endereço: bytes}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # o próprio tensor prenderia a si mesmo, e a memória não voltaria
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        _ = model(**batch)  # enquanto a saída vive, o que ela guardou também vive
+    return sum(kept.values())
 
 
 def size(tensors: Iterable[torch.Tensor]) -> int:
