@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 from ftcourse import costs, models
 
@@ -23,3 +25,13 @@ def test_the_costs_are_those_of_todays_code_and_weights():
     for column in ("trainable", "total", "gradient_bytes", "optimizer_bytes", "file_bytes"):
         assert measured[column].to_dict() == stored[column].to_dict(), column
     assert all(row["median"] > 0 and row["low"] <= row["median"] <= row["high"] for row in stored["step_ratio"])
+
+
+def test_the_activations_are_the_inputs_of_what_trains_and_not_the_weights():
+    first, second = nn.Linear(8, 6), nn.Linear(6, 2)
+    model, batch = nn.Sequential(first, second), {"input": torch.randn(4, 8)}
+    assert costs.activations(model, batch) == 4 * 4 * (8 + 6)
+    first.requires_grad_(False)
+    assert costs.activations(model, batch) == 4 * 4 * 6
+    second.requires_grad_(False)
+    assert costs.activations(model, batch) == 0
