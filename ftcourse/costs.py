@@ -85,7 +85,7 @@ def lot(model: PreTrainedModel, length: int) -> dict[str, torch.Tensor]:
     if modules.head(model):
         labels = ids[:, 0] % model.config.num_labels
     else:
-        labels = ids[:, : length // 4] if model.config.is_encoder_decoder else ids
+        labels = ids[:, : length // 4].contiguous() if model.config.is_encoder_decoder else ids
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
