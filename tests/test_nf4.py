@@ -26,7 +26,7 @@ def gaussian(*shape, seed=0):
 
 
 def on_the_edges(places):
-    """Um peso de fronteiras entre valores vizinhos da tabela, com um 1 em cada bloco: dividir por ele não as desloca."""
+    """Um peso de fronteiras entre valores vizinhos da tabela, com um 1 em cada bloco, que não as desloca."""
     first = torch.arange(places.numel()).view(places.shape) % min(nf4.BLOCK_SIZES) == 0
     return torch.where(first, 1, nf4.middles(nf4.TABLE)[places])
 

@@ -6,8 +6,8 @@ Os dois lados de uma comparação rodam no mesmo processo, em rodízio, e de cad
 com um intervalo de 95 % que não supõe a forma da distribuição. Cada linha de data/resultados/velocidade.jsonl guarda
 também a diferença entre os resultados dos dois lados, as versões e a máquina, e dois sinais de que ela estava ocupada:
 a carga antes de começar (`load`) e quantos núcleos o processo de fato teve, em média (`cpu_share`). As comparações com
-uma biblioteca que falta são puladas. A linha de um modelo traz o resumo dos pesos dele ("model") e deixa de valer se eles
-mudam; a que é de antes de haver esse resumo fica na tabela, que o diz, até que a bancada rode outra vez.
+uma biblioteca que falta são puladas. A linha de um modelo traz o resumo dos pesos dele ("model") e deixa de valer se
+eles mudam; a que é de antes de haver esse resumo fica na tabela, que o diz, até que a bancada rode outra vez.
 """
 
 import copy
