@@ -74,7 +74,7 @@ def listen(model: nn.Module, names: Iterable[str], inputs: Mapping[str, Any]) ->
 
 
 def layers(model: nn.Module, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """O vetor de cada posição ao entrar no primeiro bloco e ao sair de cada um: (B, T, d) cada. No T5, o de quem escreve.
+    """O vetor de cada posição ao entrar no primeiro bloco e ao sair de cada um: (B, T, d). No T5, do decodificador.
 
     Não é `output_hidden_states`, que no LLaMA e no T5 já traz o último vetor normalizado.
     """
