@@ -39,18 +39,14 @@ def general_loss(
     language, _ = models.load("bert", profile=profile)
     language.to(model.device)
     total, asked, paragraphs = 0.0, 0, tasks.general_text().test["target"]
-    hide = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=0)
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=0)
     with evaluation.measuring(model):
         for i in tqdm(range(0, len(paragraphs), 32), desc="texto geral", unit="lote", delay=2, leave=False):
             ids = tokenize(tokenizer, paragraphs[i : i + 32], truncation=True, max_length=LONGEST)
-            batch = hide([{"input_ids": row} for row in ids]).to(model.device)
-            labels = batch.pop("labels")  # (B, T)
-            hidden = model.base_model(**batch).last_hidden_state[:, -labels.shape[1] :]  # sem os tokens virtuais
-            chosen = labels != IGNORED
-            logits = language.cls(hidden[chosen]).float()
-            losses = F.cross_entropy(logits, labels[chosen], reduction="none")
-            evaluation.check_finite("A perda", range(len(losses)), losses.isfinite(), model)
-            total, asked = total + losses.sum().item(), asked + len(losses)
+            hidden = collator([{"input_ids": row} for row in ids]).to(model.device)
+            loss, n = guessing_loss(states(model, hidden), language, hidden), int((hidden["labels"] != IGNORED).sum())
+            evaluation.check_finite("A perda", range(i, i + 1), [loss.isfinite()], model)
+            total, asked = total + n * loss.item(), asked + n
     return total / asked
 
 
@@ -71,13 +67,14 @@ def hide(
 
 def states(model: PreTrainedModel, hidden: dict[str, torch.Tensor]) -> torch.Tensor:
     """As representações que o corpo do modelo dá aos tokens por adivinhar: (n, d)."""
-    body = model.base_model(hidden["input_ids"], attention_mask=hidden["attention_mask"])
-    return body.last_hidden_state[hidden["labels"] != IGNORED]
+    body = model.base_model(hidden["input_ids"], attention_mask=hidden["attention_mask"]).last_hidden_state
+    text = body[:, -hidden["labels"].shape[1] :]  # sem os tokens virtuais, que vêm na frente
+    return text[hidden["labels"] != IGNORED]
 
 
 def guessing_loss(states: torch.Tensor, pretrained: PreTrainedModel, hidden: dict[str, torch.Tensor]) -> torch.Tensor:
     """A perda de adivinhar os tokens por essas representações, com a cabeça do pré-treino: um número, em nats."""
-    return F.cross_entropy(pretrained.cls(states), hidden["labels"][hidden["labels"] != IGNORED])
+    return F.cross_entropy(pretrained.cls(states).float(), hidden["labels"][hidden["labels"] != IGNORED])
 
 
 @torch.no_grad()

@@ -68,6 +68,7 @@ def run(notebook, folder, allow_errors=False):
     """Executa o caderno num kernel novo, a partir de `folder`, e o devolve com as saídas."""
     os.environ["TQDM_DISABLE"] = "1"  # o kernel herda
     options = {"timeout": 300, "kernel_name": "python3", "record_timing": False, "allow_errors": allow_errors}
+    options["iopub_timeout"] = 60  # numa máquina ocupada as saídas chegam tarde, e nbclient as perderia sem um aviso
     return nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute()
 
 

@@ -59,6 +59,8 @@ def test_a_torn_line_is_ignored_wherever_it_is_and_a_repeated_one_counts_once(wr
     for torn in ("", whole[: len(whole) // 2], "3", whole[: len(whole) // 2] + "\n" + json.dumps(row())):
         written(row(), row(seed=1), torn=torn)
         assert results.current(TASK) == [row(), row(seed=1)]
+    written(row(), row(accuracy=0.1))  # publicada, uma medida não muda porque a mesma rodou outra vez
+    assert results.current(TASK) == [row()]
     path = written(row())
     path.write_text(whole[:40] + "\n" + whole + "\n", "utf-8")
     assert results.current(TASK) == [row(seed=2)]
