@@ -172,9 +172,10 @@ def plan(
     precision: um nome de PRECISIONS; em "bfloat16" os pesos ficam em 16 bits, e o que uma técnica acrescenta, em
     float32. optimizer: um nome de meter.OPTIMIZERS. batch, length: as linhas e os tokens de cada uma, por placa.
     target: os tokens da resposta, no T5; sem eles, tantos quanto os da pergunta. padding: se há preenchimento, e
-    portanto máscara. checkpointing: se cada bloco refaz na volta o que guardaria. devices, sharding: as placas e o que
-    se divide entre elas: "ddp", nada; "zero1", o otimizador; "zero2", também os gradientes; "zero3" ou "fsdp", também os pesos. labels: quantas classes
-    tem a cabeça; sem elas, o BERT tem duas, e o LLaMA e o T5 escrevem texto.
+    portanto máscara. checkpointing: se cada bloco refaz na volta o que guardaria. devices, sharding: as placas e o
+    que se divide entre elas: "ddp", nada; "zero1", o otimizador; "zero2", também os gradientes; "zero3" ou "fsdp",
+    também os pesos. labels: quantas classes tem a cabeça; sem elas, o BERT tem duas, e o LLaMA e o T5 escrevem
+    texto.
 
     Levanta ValueError se não conhece um nome, se um número não faz sentido ou se a configuração não basta.
     """
