@@ -25,7 +25,21 @@ import datasets
 import numpy as np
 import torch
 
-from ftcourse import baselines, costs, environment, evaluation, experiments, methods, models, results, tasks, training
+from ftcourse import (
+    baselines,
+    costs,
+    environment,
+    evaluation,
+    experiments,
+    forgetting,
+    methods,
+    models,
+    modules,
+    qlora,
+    results,
+    tasks,
+    training,
+)
 from ftcourse.experiments import PROBE_STEPS, Experiment
 from ftcourse.files import choose, write_jsonl
 from ftcourse.text_tasks import TextTask
@@ -42,7 +56,9 @@ def run(job: dict) -> dict:
     model, tokenizer, history = trained(task, experiment, job) if experiment.technique else (None, None, None)
     if experiment.variant == "zero_shot":
         model, tokenizer = models.load(experiment.family, task, profile="embutido")
-    answers, metrics = None, {}
+    answers, metrics, general = None, {}, None
+    if model and experiment.pretrained and job["split"] == "test":
+        general = round(forgetting.general_loss(model, tokenizer, "embutido"), 4)
     if model is None:
         answers = baseline(task, known, experiment.variant)
     elif not isinstance(task, TextTask):
@@ -56,6 +72,7 @@ def run(job: dict) -> dict:
     return {
         **job,
         "metrics": {s: {k: round(v, 4) for k, v in m.items()} for s, m in metrics.items()},
+        "general_loss": general,
         "train_loss": history and tenths(history.loss),
         "seconds": round(time.perf_counter() - started),
         "predictions": "".join(map(str, answers)) if answers and task.labels else answers,
@@ -74,8 +91,12 @@ def trained(task: tasks.Task, experiment: Experiment, job: dict) -> tuple:
     model, tokenizer = models.load(
         experiment.family, task, profile="embutido", pretrained=experiment.pretrained, seed=job["seed"]
     )
+    if experiment.quantized:
+        qlora.quantize_model(model)
     methods.apply(model, experiment.technique, seed=job["seed"], **experiment.settings)
     settings = {name: job[name] for name in ("lr", "steps", "batch_size", "seed")}
+    if job["head_lr"]:
+        settings["multipliers"] = dict.fromkeys(modules.head_parameters(model), job["head_lr"] / job["lr"])
     return model, tokenizer, training.train(model, tokenizer, task, **settings)
 
 
@@ -96,31 +117,23 @@ def without_labels(task: tasks.Task, known: datasets.Dataset, calibration: int =
 
 
 def losses(model: Any, tokenizer: Any, task: TextTask, known: datasets.Dataset) -> dict[str, dict[str, float]]:
-    """O que o modelo perde nas respostas, por fonte: {fonte: medidas}.
-
-    Num modelo que continua textos mede-se também a perda no texto geral, que diz o que o ajuste fez esquecer.
-    """
-    found, sources, general = (
-        evaluation.token_losses(model, tokenizer, task, known),
-        results.sources_of(task, known),
-        {},
-    )
-    if not model.config.is_encoder_decoder:
-        general = {"general_loss": evaluation.evaluate(model, tokenizer, tasks.general_text())["loss"]}
+    """O que o modelo perde nas respostas, por fonte: {fonte: medidas}."""
+    found, sources = evaluation.token_losses(model, tokenizer, task, known), results.sources_of(task, known)
     measured = {}
     for source in dict.fromkeys(sources.tolist()):
         places = np.flatnonzero(sources == source)
-        measured[source] = task.loss_metrics([found[i] for i in places], tokenizer, known.select(places)) | general
+        measured[source] = task.loss_metrics([found[i] for i in places], tokenizer, known.select(places))
     return measured
 
 
 def measure(task: tasks.Task, known: datasets.Dataset, answers: list) -> dict[str, dict[str, float]]:
     """As métricas de umas respostas às linhas `known`, por fonte: {fonte: {medida: valor}}."""
     sources, measured = results.sources_of(task, known), {}
+    labels = np.array(known["label"]) if task.labels else None
     for source in dict.fromkeys(sources.tolist()):
         places = np.flatnonzero(sources == source)
-        given, chosen = [answers[i] for i in places], known.select(places)
-        measured[source] = task.metrics(given, chosen["label"] if task.labels else chosen)
+        wanted = known.select(places) if labels is None else labels[places]
+        measured[source] = task.metrics([answers[i] for i in places], wanted)
     return measured
 
 
@@ -265,8 +278,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
         results.publish(task)
         print(results.markdown(task))
     if not given.importa and not costs.COSTS.exists():
-        print("custo do passo de cada técnica: um minuto", flush=True)
-        write_jsonl(costs.COSTS, costs.measure())
+        print("custo de cada técnica, com a máquina livre: uns cinco minutos", flush=True)
+        write_jsonl(costs.COSTS, [row for task in experiments.COMPARED for row in costs.measure(task=task)])
 
 
 if __name__ == "__main__":

@@ -70,6 +70,12 @@ def head(model: nn.Module) -> tuple[str, ...]:
     return (*outer, f"{prefix}.pooler") if pooled else outer
 
 
+def head_parameters(model: nn.Module) -> list[str]:
+    """Os nomes dos parâmetros da cabeça que treinam, como `named_parameters` os dá."""
+    inside = tuple(f"{name}." for name in head(model))
+    return [name for name, p in model.named_parameters() if p.requires_grad and name.startswith(inside)]
+
+
 def find(model: nn.Module, target_modules: str | Sequence[str], outside: Iterable[str] = ()) -> dict[str, nn.Module]:
     """As camadas lineares que `target_modules` escolhe, como em peft, sem envoltório: {nome: módulo}.
 

@@ -26,7 +26,10 @@ from ftcourse.files import DATA
 FALSE_ALARM = "alarme falso"
 DRAWS = 2_000
 LADDER = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5))  # as taxas que se tentam
-JOB = ("task", "family", "variant", "technique", "settings", "pretrained", "split", "lr", "steps", "batch_size", "seed")
+JOB = (
+    "task", "family", "variant", "technique", "settings", "pretrained", "quantized", "head_lr", "split", "lr", "steps",
+    "batch_size", "seed",
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------- as linhas
@@ -131,6 +134,33 @@ def best_rates(task: str) -> dict[str, float]:
             if best is not None and not missing:
                 found[experiment.variant] = best
     return found
+
+
+def chosen(task: str) -> pd.DataFrame:
+    """A taxa que a validação escolheu e quanto a segunda melhor ficou dela: uma linha por variante.
+
+    `gap` está na medida que escolheu, acurácia ou perda na resposta, e é a diferença para a taxa que vem depois.
+    """
+    table, best, rows = swept(task), best_rates(task), {}
+    measure = table.columns[-1]
+    for variant, lr in best.items():
+        values = table[table["variant"] == variant].set_index("lr")[measure]
+        if lr in values:  # uma taxa só não se procura
+            others = values.drop(lr)
+            rows[variant] = {"lr": lr, measure: values[lr], "gap": float((others - values[lr]).abs().min())}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["lr", measure, "gap"])
+
+
+def forgotten(task: str) -> pd.Series:
+    """Quanto a perda no texto geral subiu com cada ajuste, em nats por token, média entre as sementes do teste.
+
+    Conta-se a partir do modelo em que nada mudou: o sem ajuste ou, no BERT, o que só treina a cabeça. Vazia se ele
+    ainda não foi medido.
+    """
+    rows = pd.DataFrame([(r["variant"], r.get("general_loss")) for r in tested(task)], columns=["variant", "loss"])
+    losses = rows.dropna().astype({"loss": float}).groupby("variant", sort=False)["loss"].mean()
+    start = losses.get("head" if experiments.FAMILY[task] == "bert" else "zero_shot")
+    return losses[:0] if start is None else losses - start
 
 
 def tested(task: str) -> list[dict]:
@@ -277,27 +307,28 @@ def by_kind(variant: str = "full") -> pd.DataFrame:
 def markdown(task: str) -> str:
     """A tabela dos resultados: a primeira medida, com o intervalo de 95 %, e a segunda entre parênteses.
 
-    O que não rodou aparece como "a medir"; o que rodou em parte, ou sem busca de taxa, o diz.
+    O que não rodou vem numa frase, depois dela; o que rodou em parte, ou sem busca de taxa, o diz.
     """
     table, sources, (first, second) = summary(task).set_index(["variant", "source"]), SOURCES[task], MEASURES[task]
     digits = 1 if first == "chrf" else 3
 
     def cell(variant, source):
-        if (variant, source) not in table.index:
-            return "a medir"
         row = table.loc[variant, source]
         beside = "" if np.isnan(row[second]) else f" ({row[second]:.2f})"
         return f"{row[first]:.{digits}f} ± {row[f'{first}_half']:.{digits}f}{beside}".replace(".", ",")
 
-    lines = ["| | " + " | ".join(sources.values()) + " |", "|---|" + "---|" * len(sources)]
+    lines, missing = ["| | " + " | ".join(sources.values()) + " |", "|---|" + "---|" * len(sources)], []
     for experiment in experiments.of(task):
         name, done = experiment.name, [int(s) for (v, _), s in table["seeds"].items() if v == experiment.variant]
-        if done and done[0] < len(experiment.seeds):
+        if not done:
+            missing.append(name)
+            continue
+        if done[0] < len(experiment.seeds):
             name += f" ({done[0]} de {len(experiment.seeds)} sementes)"
         if len(experiment.rates) == 1:
             name += ", sem busca de taxa"
         lines.append(f"| {name} | {' | '.join(cell(experiment.variant, s) for s in sources)} |")
-    return "\n".join(lines)
+    return "\n".join(lines + (["", f"Ainda a medir: {'; '.join(missing)}."] if missing else []))
 
 
 def publish(task: str) -> None:

@@ -92,7 +92,8 @@ class TextTask(Task):
         return {"loss": mean, "perplexity": perplexity, "bits": total / math.log(2) / characters, "n": len(losses)}
 
 
-BLANK, NEXT = "<extra_id_0>", "<extra_id_1>"  # as primeiras sentinelas do T5, que marcam no pré-treino o que falta
+SENTINELS = [f"<extra_id_{i}>" for i in range(100)]  # as do T5, que no pré-treino marcam o que falta
+BLANK, NEXT = SENTINELS[:2]
 GAP = "\ufdd0"
 PROMPT = "Escreva uma habilidade da BNCC.\nComponente: {componente}\nAno: {ano}\nObjeto: {objeto}\nHabilidade:"
 
@@ -230,11 +231,40 @@ class Paragraphs(TextTask):
         return {"input": "", "target": row["paragraph"], "given": "", "source": row["source"]}
 
     def encode(self, tokenizer, rows, seq2seq=False):
-        if seq2seq:
-            raise ValueError(
-                "Só um modelo que continua textos, como o LLaMA, dá a perda de um parágrafo; este o reescreve."
-            )
-        return super().encode(tokenizer, rows)
+        """Quem continua textos (sem seq2seq) prevê o parágrafo inteiro; o T5, os trechos que se escondem dele."""
+        if not seq2seq:
+            return super().encode(tokenizer, rows)
+        limit, sentinels = tokenizer.model_max_length, tokenizer.convert_tokens_to_ids(SENTINELS)
+        texts, examples = self.read(tokenizer, rows["target"]), []
+        for start, ids in enumerate(texts):
+            kept, hidden = hide_spans(ids[: limit - 1], sentinels, start)
+            ids, labels = [*kept, tokenizer.eos_token_id], [*hidden, tokenizer.eos_token_id]
+            examples.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+        return examples
+
+
+def hide_spans(
+    ids: list[int], sentinels: Sequence[int], start: int = 0, length: int = 3, every: int = 20
+) -> tuple[list[int], list[int]]:
+    """(o que fica, o que falta) de um texto em que se escondem `length` tokens de cada `every`, a partir de `start`.
+
+    Como no pré-treino do T5, uma sentinela fica no lugar de cada trecho e o anuncia na resposta (Raffel et al., 2020,
+    §3.1.4). Cada trecho gasta uma sentinela: o texto acaba onde elas acabam.
+    """
+    kept, hidden, used = [], [], -1
+    for i, token in enumerate(ids):
+        place = (i - start) % every
+        if place >= length:
+            kept.append(token)
+            continue
+        if place == 0 or i == 0:
+            used += 1
+            if used == len(sentinels):
+                break
+            kept.append(sentinels[used])
+            hidden.append(sentinels[used])
+        hidden.append(token)
+    return kept, hidden
 
 
 WRITTEN = {  # o que se escreve: de que pasta vêm as linhas, e a classe que faz de cada uma um pedido e uma resposta

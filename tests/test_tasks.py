@@ -554,14 +554,33 @@ def test_the_general_text_was_reserved_by_the_pretraining_and_holds_no_task_sent
     assert set(task.test["source"]) == {"literatura", "documentacao"}
 
 
-def test_the_general_text_asks_for_every_token_and_refuses_a_model_that_rewrites():
+def test_the_general_text_asks_for_every_token_of_who_continues_it():
     task, tokenizer = tasks.general_text(), writer_tokenizer(False)
-    rows = {"input": [""], "target": ["casa do gato"]}
-    [example] = task.encode(tokenizer, rows)
+    [example] = task.encode(tokenizer, {"input": [""], "target": ["casa do gato"]})
     ids = tokenizer("casa do gato", add_special_tokens=False)["input_ids"]
     assert example["labels"] == [IGNORED, *ids, tokenizer.eos_token_id]
-    with pytest.raises(ValueError, match="continua textos, como o LLaMA"):
-        task.encode(tokenizer, rows, seq2seq=True)
+
+
+@given(st.integers(0, 300), st.integers(0, 400), st.integers(1, 4), st.integers(5, 30))
+def test_what_is_hidden_and_what_stays_make_the_text(n, start, length, every):
+    """Cada trecho que a resposta traz volta ao lugar da sua sentinela, e não falta um token."""
+    ids, sentinels = list(range(1000, 1000 + n)), list(range(100))
+    kept, hidden = text_tasks.hide_spans(ids, sentinels, start, length, every)
+    spans, current = {}, None
+    for token in hidden:
+        if token < 100:
+            spans[current := token] = []
+        else:
+            spans[current].append(token)
+    assert [*spans] == [token for token in kept if token < 100] == list(range(len(spans)))
+    assert [t for token in kept for t in spans.get(token, [token])] == ids
+    assert all(len(span) <= length for span in spans.values())
+    assert abs(sum(map(len, spans.values())) - n * length / every) <= length
+
+
+def test_a_text_ends_where_the_sentinels_do():
+    kept, hidden = text_tasks.hide_spans(list(range(10, 40)), [1, 2], start=0, length=1, every=10)
+    assert kept == [1, *range(11, 20), 2, *range(21, 30)] and hidden == [1, 10, 2, 20]
 
 
 @pytest.mark.slow
