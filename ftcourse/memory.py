@@ -170,10 +170,10 @@ def plan(
     model: um nome de `known()`, uma pasta, um config.json ou um config de transformers. technique: um nome de
     TECHNIQUES, com os ajustes em `settings`, ou um objeto como LoraConfig; "qlora" é LoRA sobre uma base em NF4.
     precision: um nome de PRECISIONS; em "bfloat16" os pesos ficam em 16 bits, e o que uma técnica acrescenta, em
-    float32. optimizer: um nome de meter.OPTIMIZERS. batch, length: as linhas e os tokens de cada uma, por placa. target:
-    os tokens da resposta, no T5; sem eles, tantos quanto os da pergunta. padding: se há preenchimento, e portanto máscara. checkpointing: se
-    cada bloco refaz na volta o que guardaria. devices, sharding: as placas e o que se divide entre elas: "ddp", nada;
-    "zero1", o otimizador; "zero2", também os gradientes; "zero3" ou "fsdp", também os pesos. labels: quantas classes
+    float32. optimizer: um nome de meter.OPTIMIZERS. batch, length: as linhas e os tokens de cada uma, por placa.
+    target: os tokens da resposta, no T5; sem eles, tantos quanto os da pergunta. padding: se há preenchimento, e
+    portanto máscara. checkpointing: se cada bloco refaz na volta o que guardaria. devices, sharding: as placas e o que
+    se divide entre elas: "ddp", nada; "zero1", o otimizador; "zero2", também os gradientes; "zero3" ou "fsdp", também os pesos. labels: quantas classes
     tem a cabeça; sem elas, o BERT tem duas, e o LLaMA e o T5 escrevem texto.
 
     Levanta ValueError se não conhece um nome, se um número não faz sentido ou se a configuração não basta.
@@ -196,9 +196,9 @@ def plan(
         trial = extrapolate(config, asked, settings)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ValueError(
-            f"Não dá para ensaiar {name} assim: ele faz contas que dependem dos números, como a cabeça de classificar do "
-            "T5, que procura o fim de cada texto, e um ensaio não os tem. Sem labels, o T5 se planeja; com eles, meça "
-            "com meter.measure."
+            f"Não dá para ensaiar {name} assim: ele faz contas que dependem dos números, como a cabeça de classificar "
+            "do T5, que procura o fim de cada texto, e um ensaio não os tem. Sem labels, o T5 se planeja; com eles, "
+            "meça com meter.measure."
         ) from error
     whole = Plan(
         name, technique, precision, optimizer, batch, length, target, padding, checkpointing, devices, sharding, labels,
@@ -354,7 +354,18 @@ def divide(plan: Plan, trial: dict[str, int]) -> Plan:
 
 def again(given: Plan, **changes: Any) -> Plan:
     """O mesmo plano, com outra coisa no lugar do que `changes` diz. Outra técnica perde os ajustes da que havia."""
-    fields = ("technique", "precision", "batch", "length", "target", "padding", "checkpointing", "devices", "sharding", "labels")
+    fields = (
+        "technique",
+        "precision",
+        "batch",
+        "length",
+        "target",
+        "padding",
+        "checkpointing",
+        "devices",
+        "sharding",
+        "labels",
+    )
     asked = {name: getattr(given, name) for name in fields} | {"optimizer": given.optimizer_name}
     settings = {} if "technique" in changes else given.settings
     return plan(given.config, **(asked | settings | changes))

@@ -5,8 +5,8 @@
     memory_table.plot()                  # as ativações previstas contra as medidas, um ponto por treino
 
 Cada técnica em cada família, com lotes de 8 × 32 e 16 × 64, sem e com preenchimento, sem e com checkpointing, em
-float32 e em autocast. O que se mede é um passo de verdade numa CPU; o que se prevê sai da configuração, sem os pesos. Os
-bytes mudam com as versões de torch e de transformers, que estão em cada linha, e não com a máquina.
+float32 e em autocast. O que se mede é um passo de verdade numa CPU; o que se prevê sai da configuração, sem os pesos.
+Os bytes mudam com as versões de torch e de transformers, que estão em cada linha, e não com a máquina.
 """
 
 import itertools
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 PATH = files.DATA / "resultados" / "memoria.jsonl"
 TASK = {"bert": "aceitabilidade", "llama": None, "t5": None}  # o LLaMA e o T5 escrevem
-NEEDED: dict[tuple, dict[str, Any]] = {("llama", "bitfit"): {"trains": "new_bias"}, ("t5", "bitfit"): {"trains": "new_bias"}}
+NEEDED: dict[tuple, dict[str, Any]] = {
+    ("llama", "bitfit"): {"trains": "new_bias"},
+    ("t5", "bitfit"): {"trains": "new_bias"},
+}
 PARTS = ("weights", "gradients", "optimizer", "activations", "peak")
 
 
@@ -66,7 +69,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def read() -> pd.DataFrame:
-    """Uma linha por treino medido nos pesos de hoje: o que rodou e, de cada parcela, os bytes previstos e os medidos."""
+    """Uma linha por treino medido nos pesos de hoje: o que rodou e os bytes previstos e medidos de cada parcela."""
     today = {family: models.digest(family) for family in TASK}
     rows = [row for row in results.parsed(PATH) if row["model"] == today[row["family"]]]
     for row in rows:
@@ -107,8 +110,8 @@ def published() -> pd.DataFrame:
          "o pico, com checkpointing e os adaptadores em float32"),
         ("GPT-3, LoRA (Hu et al., §4.2)", "350", gpt3.weights, "só os pesos, em 16 bits"),
         ("GPT-3, ajuste completo (Hu et al., §4.2)", "1.200", gpt3.weights + gpt3.gradients + gpt3.optimizer,
-         "8 bytes por parâmetro, tudo em 16 bits; os 6,9 do artigo não são nenhuma das contas conhecidas, e ele não diz "
-         "o que soma"),
+         "8 bytes por parâmetro, tudo em 16 bits; os 6,9 do artigo não são nenhuma das contas conhecidas, e ele não "
+         "diz o que soma"),
     ]  # fmt: skip
     columns = ["caso", "publicado, GB", "planejado, GB", "que conta"]
     return pd.DataFrame([(what, said, nbytes / 1e9, why) for what, said, nbytes, why in rows], columns=columns)

@@ -12,7 +12,7 @@ import torch
 import transformers
 from toys import ROOT, tiny
 
-from ftcourse import kept, memory, meter, methods, modules, qlora
+from ftcourse import kept, memory, memory_table, meter, methods, modules, qlora
 
 SIZES = {"vocab_size": 50, "pad_token_id": 0, "num_labels": 3}
 CONFIGS = {
@@ -253,6 +253,31 @@ def test_every_configuration_says_where_it_comes_from():
     listed = (memory.CONFIGS / "README.md").read_text("utf-8")
     assert memory.known() == sorted(PUBLISHED)
     assert all(name.split("-")[0] in listed for name in memory.known())
+
+
+# ---------------------------------------------------------------- o que está gravado
+
+
+def test_what_is_recorded_was_predicted_to_the_byte_and_is_what_todays_code_gives():
+    table = memory_table.read()
+    assert len(table) and set(table["family"]) == {"bert", "llama", "t5"}
+    assert set(table["technique"]) == {*memory.TECHNIQUES}
+    for part in memory_table.PARTS:
+        assert table[f"planned_{part}"].equals(table[f"measured_{part}"]), part
+    row = table.iloc[0]
+    again = memory_table.run(next(job for job in memory_table.jobs() if all(job[name] == row[name] for name in job)))
+    assert {part: again["measured"][part] for part in ("weights", "peak")} == {
+        part: row[f"measured_{part}"] for part in ("weights", "peak")
+    }
+    assert memory_table.plot().get_xlabel() == "ativações medidas (MB)"
+
+
+def test_what_the_papers_publish_is_there_or_is_explained():
+    planned = dict(zip(memory_table.published()["caso"], memory_table.published()["planejado, GB"]))
+    bert, full, qlora_peak, gpt3, gpt3_full = planned.values()
+    assert bert == pytest.approx(1.75, abs=0.01) and 780 < full < 790
+    assert 44 < qlora_peak < 48 * 1.074  # a placa de 48 GB tem 48 GiB
+    assert gpt3 == pytest.approx(350, rel=0.01) and gpt3_full > 1_200
 
 
 # ---------------------------------------------------------------- em palavras
