@@ -61,7 +61,8 @@ LEVELS = {
     "zero3": 3,
     "fsdp": 3,
 }  # o que se divide: nada, otimizador, gradientes, pesos
-COUNTED = {"batch": "O lote", "length": "O comprimento", "target": "A resposta", "devices": "O número de placas"}
+COUNTED = {"batch": "O lote", "length": "O comprimento", "target": "A resposta", "devices": "O número de placas",
+           "labels": "O número de classes"}  # fmt: skip
 DEPTHS = {False: ("num_hidden_layers",), True: ("num_layers", "num_decoder_layers")}
 SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "d_model", "d_ff",
@@ -162,8 +163,7 @@ def compare(plans: Iterable[Plan]) -> "pd.DataFrame":
 def plan(
     model: str | Path | transformers.PreTrainedConfig, technique: Any = "lora", *, precision: str = "bfloat16",
     optimizer: str = "adamw", batch: int = 1, length: int = 512, target: int | None = None, padding: bool = False,
-    checkpointing: bool = False,
-    devices: int = 1, sharding: str = "ddp", labels: int | None = None, **settings: Any,
+    checkpointing: bool = False, devices: int = 1, sharding: str = "ddp", labels: int | None = None, **settings: Any,
 ) -> Plan:  # fmt: skip
     """Quanta memória pede um passo de treino.
 
@@ -172,18 +172,18 @@ def plan(
     precision: um nome de PRECISIONS; em "bfloat16" os pesos ficam em 16 bits, e o que uma técnica acrescenta, em
     float32. optimizer: um nome de meter.OPTIMIZERS. batch, length: as linhas e os tokens de cada uma, por placa.
     target: os tokens da resposta, no T5; sem eles, tantos quanto os da pergunta. padding: se há preenchimento, e
-    portanto máscara. checkpointing: se cada bloco refaz na volta o que guardaria. devices, sharding: as placas e o
-    que se divide entre elas: "ddp", nada; "zero1", o otimizador; "zero2", também os gradientes; "zero3" ou "fsdp",
-    também os pesos. labels: quantas classes tem a cabeça; sem elas, o BERT tem duas, e o LLaMA e o T5 escrevem
-    texto.
+    portanto máscara. checkpointing: se cada bloco refaz na volta o que guardaria. devices, sharding: as placas e o que
+    se divide entre elas: "ddp", nada; "zero1", o otimizador; "zero2", também os gradientes; "zero3" ou "fsdp", também
+    os pesos. labels: quantas classes tem a cabeça; sem elas, o BERT tem duas, e o LLaMA e o T5 escrevem texto.
 
     Levanta ValueError se não conhece um nome, se um número não faz sentido ou se a configuração não basta.
     """
     choose("a precisão", precision, PRECISIONS)
     choose("o otimizador", optimizer, meter.OPTIMIZERS)
     choose("a divisão entre placas", sharding, LEVELS)
-    for name, value in {"batch": batch, "length": length, "target": target or 1, "devices": devices}.items():
-        if not modules.is_count(value):
+    counts = {"batch": batch, "length": length, "target": target, "devices": devices, "labels": labels}
+    for name, value in counts.items():
+        if (value is not None or name not in ("target", "labels")) and not modules.is_count(value):
             raise ValueError(f"{COUNTED[name]} ({name}) é um inteiro a partir de 1; veio {value!r}.")
     if isinstance(technique, str):
         choose("a técnica", technique, TECHNIQUES)
