@@ -4,6 +4,8 @@ ftcourse aluno [PASTA]     copia os cadernos, sem saídas, para PASTA (padrão: 
 ftcourse previsoes PASTA   junta as previsões de uma turma, os CSV que estão em PASTA, e mostra cada uma em barras
 ftcourse ambiente          diz o que está instalado e se o curso roda aqui
 ftcourse verifica 00.2 R   confere a resposta R de um exercício
+ftcourse memoria MODELO    diz quanta memória um treino pede, se cabe numa placa e, se não, o que caberia; por exemplo,
+                           ftcourse memoria llama-7b --tecnica qlora --lote 1 --comprimento 512 --placa 16GB
 """
 
 import argparse
@@ -50,6 +52,21 @@ def answer(text: str) -> object:
         return text
 
 
+def plan(args: argparse.Namespace) -> str:
+    """O que `memory` responde ao que se pediu na linha de comando. Levanta ValueError se o pedido não faz sentido."""
+    from ftcourse import formats, memory
+
+    capacity = memory.card(args.placa) if args.placa else None
+    settings = dict(pair.partition("=")[::2] for pair in args.ajuste)
+    made = memory.plan(
+        args.modelo, args.tecnica, precision=args.precisao, optimizer=args.otimizador, batch=args.lote,
+        length=args.comprimento, padding=args.mascara, checkpointing=args.checkpointing, devices=args.placas,
+        sharding=args.divisao, labels=args.classes, **{name: answer(value) for name, value in settings.items()},
+    )  # fmt: skip
+    table = formats.table(made.table(), digits=2).to_string()
+    return f"{made.name}\n{table}" + (f"\n{memory.advise(made, capacity)}" if capacity else "")
+
+
 def main() -> None:
     never_raise()
     parser = argparse.ArgumentParser(
@@ -62,6 +79,20 @@ def main() -> None:
     check = verbs.add_parser("verifica")
     check.add_argument("exercise")
     check.add_argument("answer", type=answer)
+    needs = verbs.add_parser("memoria")
+    needs.add_argument("modelo", help="um nome, como llama-7b, uma pasta ou um config.json")
+    needs.add_argument("--tecnica", default="lora")
+    needs.add_argument("--ajuste", action="append", default=[], metavar="r=16", help="um ajuste da técnica")
+    needs.add_argument("--precisao", default="bfloat16", help="bfloat16, autocast ou float32")
+    needs.add_argument("--otimizador", default="adamw")
+    needs.add_argument("--lote", type=answer, default=1)
+    needs.add_argument("--comprimento", type=answer, default=512)
+    needs.add_argument("--mascara", action="store_true", help="se os textos do lote têm tamanhos diferentes")
+    needs.add_argument("--checkpointing", action="store_true")
+    needs.add_argument("--placa", help="16GB, ou um nome, como T4")
+    needs.add_argument("--placas", type=answer, default=1, help="quantas")
+    needs.add_argument("--divisao", default="ddp", help="ddp, zero1, zero2, zero3 ou fsdp")
+    needs.add_argument("--classes", type=answer, help="quantas, se a tarefa é classificar")
     args = parser.parse_args()
     if args.verb == "aluno":
         try:
@@ -75,6 +106,11 @@ def main() -> None:
             sys.exit(f"Em {args.folder} não há previsões: são os previsoes.csv que os cadernos gravam.")
         for question, given in found.items():
             say(f"{question}: {len(given)} previsões\n{predictions.histogram(given)}")
+    elif args.verb == "memoria":
+        try:
+            say(plan(args))
+        except (ValueError, OSError) as error:
+            sys.exit(str(error))
     elif args.verb == "ambiente":
         from ftcourse import environment
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -84,6 +85,9 @@ def quantize(weight: torch.Tensor, block_size: int = 64) -> tuple[torch.Tensor, 
         raise ValueError(f"block_size={block_size!r}: é uma potência de 2, de 32 a 4096. Comece por 64.")
     if not weight.is_floating_point():
         raise ValueError(f"O peso é de {weight.dtype}, e só se quantiza ponto flutuante. Ele já está em 4 bits?")
+    if isinstance(weight, FakeTensor):  # um ensaio de memória: há formas, e não há números
+        codes = weight.new_empty(math.ceil(weight.numel() / 2), dtype=torch.uint8)
+        return codes, weight.new_empty(math.ceil(weight.numel() / block_size), dtype=torch.float32)
     blocks = in_blocks(weight, block_size)
     absmax = blocks.abs().amax(1)
     if not absmax.isfinite().all():

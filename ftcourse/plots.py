@@ -9,22 +9,48 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.scale import LinearScale, register_scale
+from matplotlib.ticker import ScalarFormatter
+
+from ftcourse.formats import number
 
 # Okabe e Ito (2008), sem o laranja e o azul-claro, que sobre branco ficam abaixo do contraste 3:1
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 DASHES = ("-", "--", "-.", ":")
 STYLE = {
-    "figure.figsize": (7, 3.6), "figure.dpi": 110, "figure.facecolor": "white", "figure.constrained_layout.use": True,
+    "figure.figsize": (7.5, 4.2), "figure.dpi": 110, "figure.facecolor": "white", "figure.constrained_layout.use": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True,
-    "axes.titlelocation": "left", "axes.titlesize": 12, "font.size": 11, "legend.frameon": False,
-    "svg.hashsalt": "ftcourse",
+    "axes.titlelocation": "left", "axes.titlesize": 14, "font.size": 14, "legend.frameon": False,
+    "lines.linewidth": 2, "lines.markersize": 7, "svg.hashsalt": "ftcourse",
     "axes.prop_cycle": plt.cycler(color=COLORS[:4], linestyle=DASHES),
 }  # fmt: skip
+
+
+class Comma(ScalarFormatter):
+    """Os números de um eixo, com a vírgula do curso: a do sistema só existe onde o português está instalado."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return super().__call__(x, pos).replace(".", ",")
+
+    def get_offset(self) -> str:
+        return super().get_offset().replace(".", ",")
+
+
+class Linear(LinearScale):
+    """A escala de todo eixo que não pede outra, também o segundo de uma figura e o de uma barra de cores."""
+
+    def __init__(self, *before: Axis) -> None:  # até matplotlib 3.10 o eixo vem aqui; depois, não
+        super().__init__(*before)
+
+    def set_default_locators_and_formatters(self, axis: Axis) -> None:
+        super().set_default_locators_and_formatters(axis)
+        axis.set_major_formatter(Comma())
 
 
 def axes(rows: int = 1, columns: int = 1, **options: Any) -> Any:
     """O eixo, ou a matriz de eixos, de uma figura nova no estilo do curso."""
     plt.rcParams.update(STYLE)
+    register_scale(Linear)
     return plt.subplots(rows, columns, **options)[1]
 
 
@@ -59,7 +85,7 @@ def bars(
     """Barras deitadas com o valor escrito na ponta, a primeira em cima."""
     ax = axes(figsize=(7, 0.42 * len(labels) + 0.8)) if ax is None else ax
     drawn = ax.barh(labels, values, color=COLORS[0])
-    ax.bar_label(drawn, [f"{v:.{digits}f}".replace(".", ",") + unit for v in values], padding=3)
+    ax.bar_label(drawn, [number(v, digits) + unit for v in values], padding=3)
     ax.invert_yaxis()
     ax.grid(False)
     ax.margins(x=0.15)
@@ -88,6 +114,45 @@ def intervals(table: pd.DataFrame, names: dict[str, str], sources: dict[str, str
     return ax
 
 
+def memory(plans: Sequence[Any], names: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+    """Uma barra empilhada por plano de memória: parcelas em cores, tipos de ativação em tramas; o traço é o pico.
+
+    plans: o que memory.plan devolve. names: como chamar cada um; sem eles, o nome de cada plano.
+    """
+    ax = axes(figsize=(8, 0.5 * len(plans) + 2.2)) if ax is None else ax
+    unit, power = ("GB", 1e9) if max(plan.peak for plan in plans) > 1e9 else ("MB", 1e6)
+    parts = list(dict.fromkeys(part for plan in plans for part in plan.parts()))
+    whole = [part for part in parts if not part.startswith("ativações")]
+    hatches = dict(zip([part for part in parts if part not in whole], ("", "//", "..", "\\\\", "xx", "++", "oo")))
+    left = np.zeros(len(plans))
+    for part in parts:
+        widths = np.array([plan.parts().get(part, 0) / power for plan in plans])
+        color = COLORS[3] if part in hatches else COLORS[{0: 0, 1: 1, 2: 2}.get(whole.index(part), 4)]
+        ax.barh(
+            range(len(plans)),
+            widths,
+            left=left,
+            height=0.6,
+            label=part,
+            color=color,
+            hatch=hatches.get(part),
+            edgecolor="white",
+        )
+        left += widths
+    peaks = [plan.peak / power for plan in plans]
+    ax.plot(peaks, range(len(plans)), "k|", markersize=24, markeredgewidth=2.5, label="pico")
+    ax.set(
+        yticks=range(len(plans)),
+        yticklabels=names or [plan.name for plan in plans],
+        xlabel=f"memória em cada placa ({unit})",
+    )
+    comma(ax.xaxis, 0 if max(peaks) >= 5 else 1)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.25), ncols=2, fontsize="small")
+    return ax
+
+
 # ---------------------------------------------------------------- para projetar
 
 PROJECTED = {  # 18 pontos são 24 px: a menor letra que se lê do fundo da sala
@@ -107,8 +172,14 @@ def projected(width: float, height: float) -> Axes:
 
 
 def comma(axis: Axis, digits: int) -> None:
-    """Números com vírgula decimal num eixo."""
-    axis.set_major_formatter(lambda value, _: f"{value:.{digits}f}".replace(".", ","))
+    """Num eixo, números com tantas casas depois da vírgula."""
+    axis.set_major_formatter(lambda value, _: number(value, digits))
+
+
+def marks(axis: Axis, values: Sequence[float]) -> None:
+    """Num eixo, linear ou logarítmico, só estes valores, escritos por extenso: as taxas que se mediram, os tamanhos."""
+    axis.set_ticks([*values], [number(value) for value in values])
+    axis.minorticks_off()
 
 
 def low_rank(d: int, r: int, ax: Axes | None = None) -> Axes:
@@ -169,8 +240,7 @@ def rates(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) ->
         ax.plot(best, curve[best], "o", markersize=24, markerfacecolor="none", color=COLORS[i], markeredgewidth=2)
     ax.set(xscale="log", xlabel="taxa de aprendizado", ylabel="acurácia na validação")
     comma(ax.yaxis, 2)
-    ax.xaxis.set_major_formatter(lambda lr, _: f"{lr:.8f}".rstrip("0").rstrip(".").replace(".", ","))
-    ax.xaxis.set_minor_formatter(lambda *_: "")
+    marks(ax.xaxis, sorted(set(table.loc[table["variant"].isin(names), "lr"])))
     ax.margins(0.08, 0.2)
     ax.legend(loc="lower left")
     return ax

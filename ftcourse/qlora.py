@@ -59,7 +59,11 @@ def prepare(model: nn.Module) -> nn.Module:
     ativações deixam de ser guardadas e são refeitas na volta, que fica mais lenta (*gradient checkpointing*). Num
     modelo pequeno, `model.float()` basta.
     """
-    model.float()
+    return checkpoint(model.float())
+
+
+def checkpoint(model: nn.Module) -> nn.Module:
+    """As ativações de cada bloco deixam de ser guardadas e são refeitas na volta. Devolve o mesmo modelo."""
     new_name = hasattr(model, "activation_checkpointing_enable")  # o antigo avisa que vai sair
     enable = model.activation_checkpointing_enable if new_name else model.gradient_checkpointing_enable
     enable({"use_reentrant": False})  # o jeito que não exige gradiente na entrada do bloco, congelada

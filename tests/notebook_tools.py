@@ -7,13 +7,18 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nbclient
 import nbformat
+import torch
+import transformers
 
-from ftcourse.files import atomic_write
+from ftcourse import models
+from ftcourse.files import DATA, atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -53,6 +58,11 @@ def text(cell):
     return "".join(parts)  # o mesmo print pode vir em um pedaço ou em dois
 
 
+def seen(cell):
+    """O que a célula mostrou: o texto e as imagens."""
+    return text(cell), [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+
+
 def run(notebook, folder, allow_errors=False):
     """Executa o caderno num kernel novo, a partir de `folder`, e o devolve com as saídas."""
     os.environ["TQDM_DISABLE"] = "1"  # o kernel herda
@@ -89,30 +99,101 @@ def shortened(source):
     return source
 
 
-def rehearsal(notebook):
-    """O caderno de ensaio: cada célula, encurtada, duas vezes; cada exercício como está, sob rigor e, duas vezes,
-    resolvido.
+def sections(notebook):
+    """A seção de cada célula de código, {posição: número}: 0 antes do primeiro título `##`, 1 depois dele."""
+    found, section = {}, 0
+    for i, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            found[i] = section
+        else:
+            section += len(re.findall(r"^## ", re.sub(r"^```.*?^```", "", cell.source, flags=re.S | re.M), re.M))
+    return found
 
-    O papel de cada célula fica em metadata["papel"]; a posição da original, em metadata["original"].
+
+def rehearsal(notebook):
+    """O caderno de ensaio, encurtado, num kernel só. O papel de cada célula fica em metadata["papel"]:
+
+    célula, de novo      o caderno de cima a baixo, cada célula duas vezes; o exercício é o "esboço", como está, o
+                         "rigor", em que o esboço levanta, a "solução" e, "de novo", a solução
+    no fim               rodado o caderno inteiro, cada célula outra vez, da última à primeira: nenhuma usa um nome que
+                         uma seção posterior trocou
+    entrada              cada seção, num espaço de nomes vazio em que só rodaram as células `preparo` anteriores
+    outro tamanho        o caderno de cima a baixo, com os modelos de small_models
+
+    Os "reinício" entre eles esvaziam o espaço de nomes, como um kernel novo, sem importar torch outra vez. A posição da
+    célula no caderno fica em metadata["original"].
     """
+    part_of = {i: part for i, part in sections(notebook).items() if "nbval-skip" not in tags(notebook.cells[i])}
     cells = []
-    for cell in code_cells(notebook):
-        if "nbval-skip" in tags(cell):
-            continue
-        short = shortened(cell.source)
-        parts = [("célula", short), ("de novo", short)]
-        if "exercicio" in tags(cell):
-            solved = solution(notebook, cell)
-            parts = [("esboço", rigor(0) + cell.source), ("rigor", rigor(1) + cell.source)]
-            parts += [("solução", rigor(1) + solved), ("de novo", rigor(1) + solved)]
-        for role, source in parts:
-            metadata = {"papel": role, "original": notebook.cells.index(cell), "tags": list(tags(cell))}
-            cells.append(nbformat.v4.new_code_cell(source, metadata=metadata))
+
+    def add(role, i, source):
+        metadata = {"papel": role, "original": i, "tags": list(tags(notebook.cells[i]))}
+        cells.append(nbformat.v4.new_code_cell(source, metadata=metadata))
+
+    def answered(i):
+        cell = notebook.cells[i]
+        return rigor(1) + solution(notebook, cell) if "exercicio" in tags(cell) else shortened(cell.source)
+
+    def restart(source=""):
+        cells.append(nbformat.v4.new_code_cell(f"%reset -f\n{source}", metadata={"papel": "reinício"}))
+
+    for i in part_of:
+        if "exercicio" in tags(notebook.cells[i]):
+            add("esboço", i, rigor(0) + notebook.cells[i].source)
+            add("rigor", i, rigor(1) + notebook.cells[i].source)
+            add("solução", i, answered(i))
+        else:
+            add("célula", i, answered(i))
+        add("de novo", i, answered(i))
+    for i in reversed(part_of):
+        add("no fim", i, answered(i))
+    for section in sorted(set(part_of.values()) - {0}):
+        restart()
+        start = min(i for i in part_of if part_of[i] == section)
+        for i in part_of:
+            if part_of[i] == section or (i < start and "preparo" in tags(notebook.cells[i])):
+                add("entrada", i, answered(i))
+    restart(USE_OTHERS.format(folder=small_models().name))
+    for i in part_of:
+        add("outro tamanho", i, shortened(notebook.cells[i].source))
     return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
 
 
 def rigor(on):
     return f'__import__("os").environ["FTCOURSE_RIGOR"] = "{on}"\n'
+
+
+# No kernel do ensaio, os modelos embutidos passam a ser os da pasta.
+USE_OTHERS = """
+import dataclasses, os
+from ftcourse import models
+os.environ["FTCOURSE_RIGOR"] = "0"
+for family, chosen in models.FAMILIES.items():
+    models.FAMILIES[family] = dataclasses.replace(chosen, folder=os.path.join({folder!r}, family))
+%reset -f
+"""
+OTHER_SIZES = {  # 192 de largura e 3 camadas, com 3 ou 6 cabeças de atenção
+    "bert": {"hidden_size": 192, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 512},
+    "llama": {"hidden_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 3,
+              "intermediate_size": 512},
+    "t5": {"d_model": 192, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 6, "d_kv": 32, "d_ff": 512},
+}  # fmt: skip
+
+
+@functools.cache
+def small_models():
+    """Uma pasta, que some no fim do processo, com um modelo sorteado de cada família e o vocabulário do embutido."""
+    made = tempfile.TemporaryDirectory()
+    for family, sizes in OTHER_SIZES.items():
+        source, target = DATA / "modelos" / models.FAMILIES[family].folder, Path(made.name) / family
+        config = transformers.AutoConfig.from_pretrained(source, **sizes)
+        torch.manual_seed(0)
+        getattr(transformers, models.FAMILIES[family].pretraining_class).from_config(config).save_pretrained(target)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(source / name, target)
+        sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in sorted(target.iterdir())]
+        (target / "sha256sums.txt").write_text("\n".join(sums) + "\n", "utf-8")
+    return made
 
 
 @functools.cache

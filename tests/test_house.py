@@ -1,6 +1,7 @@
 """A casa: o que pyproject.toml declara vale nos outros arquivos, o make faz o que promete e a wheel leva os dados."""
 
 import ast
+import csv
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+import unicodedata
 import venv
 from pathlib import Path
 
@@ -174,6 +176,15 @@ def test_two_licences_and_a_citation_of_this_version():
     assert citation["version"] == PROJECT["version"]
     assert citation["url"] == citation["repository-code"] == PROJECT["urls"]["Repository"]
     assert citation["license"] == ["Apache-2.0", "CC-BY-4.0"] and PROJECT["license"] == "Apache-2.0"
+
+
+def test_each_term_of_the_glossary_is_there_once_in_order_and_explained():
+    with (ROOT / "data" / "glossario.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["termo", "inglês", "o que é"]
+    terms = [re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFD", row[0].casefold())) for row in rows]
+    assert terms == sorted(set(terms))
+    assert all(len(row) == 3 and row[1] and len(row[2].split()) >= 4 and row[2][-1] not in ".;:" for row in rows)
 
 
 # ---------------------------------------------------------------- o make

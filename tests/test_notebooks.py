@@ -1,7 +1,6 @@
 """A forma dos cadernos. Cada regra diz os problemas que vê; um caderno inventado prova que ela os vê."""
 
 import functools
-import itertools
 import re
 import statistics
 import tomllib
@@ -18,11 +17,15 @@ from notebook_tools import (
     fingerprint,
     read,
     rehearse,
+    sections,
+    seen,
     shortened,
     solution,
     tags,
     text,
 )  # fmt: skip
+
+from ftcourse import claims
 
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
 COLAB = (
@@ -92,16 +95,36 @@ def headings(notebook, name):
 
 
 def figures(notebook, name):
-    for i, cell in enumerate(notebook.cells):
+    for cell in notebook.cells:
         if cell.cell_type == "markdown":
             if re.search(r"!\[\s*\]\(", cell.source) or re.search(r"<img(?![^>]*alt=\"[^\"])", cell.source):
                 yield f"imagem sem texto alternativo: {cell.source[:60]}"
         elif any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {})):
-            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
-            following = notebook.cells[i + 1] if i + 1 < len(notebook.cells) else None
-            described = following and following.cell_type == "markdown" and re.match(r"[^\W\d_*]|\*", following.source)
-            if not (alt or described):
-                yield f"figura sem descrição: {cell.source[:60]}"
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            if not re.fullmatch(r"[A-ZÀ-Ý]\S*( \S+){4,}\.", alt.strip()):
+                yield f"figura sem uma frase que a descreva, em metadata.mystnb.image.alt: {cell.source[:60]}"
+
+
+ENGLISH = set("variant source head lr accuracy loss name value family model curriculo mean std count".split())
+
+
+def tables(notebook, name):
+    """Nas tabelas que aparecem: nomes de coluna e de linha em português, e vírgula decimal (formats.table)."""
+    for cell in code_cells(notebook):
+        html = " ".join(o.data["text/html"] for o in cell.outputs if "text/html" in o.get("data", {}))
+        for heading in re.findall(r"<th[^>]*>([^<]*)</th>", html):
+            if found := ENGLISH & set(re.findall(r"\w+", heading)):
+                yield f"{', '.join(sorted(found))}: {cell.source[:60]}"
+        if found := re.search(r">\s*[^\s<]*\d\.\d{1,2}\b[^<]*<|>\s*[-−+]?0\.\d[^<]*<", html):
+            yield f"ponto decimal, {found[0]}: {cell.source[:60]}"
+
+
+def times(notebook, name):
+    """No alto, quanto demora a execução, em segundos ou minutos."""
+    head = "\n\n".join(markdown(notebook)).partition("\n## ")[0]
+    long = r"\d+ (?:s\b|segundos|minutos?)|(?:um|dois) minutos?"
+    if not re.search(rf"(?:execu|rod)[^.|]*?(?:{long})|(?:{long})[^.|]*(?:execu|rod)", head):
+        yield "o alto não diz quanto demora a execução"
 
 
 def clean(notebook, name):
@@ -193,7 +216,33 @@ def links(notebook, name):
                 yield target
 
 
-RULES = [valid, title, colab, headings, figures, clean, executed, fresh, short, solved, voice, links, spelling]
+def cited(notebook, name):
+    """Afirmações do texto de que o curso partiu, citadas pelo número, que não estão em `data/afirmacoes.csv`."""
+    for source in markdown(notebook):
+        for numbers in re.findall(r"\bafirmaç(?:ão|ões)((?:(?:,|\s+e)?\s+\d+)+)", prose(source), re.I):
+            for number in re.findall(r"\d+", numbers):
+                if int(number) not in claims.load().index:
+                    yield f"afirmação {number}"
+
+
+RULES = [
+    valid,
+    title,
+    colab,
+    headings,
+    figures,
+    tables,
+    times,
+    clean,
+    executed,
+    fresh,
+    short,
+    solved,
+    voice,
+    links,
+    cited,
+    spelling,
+]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -202,28 +251,62 @@ def test_form(path, rule):
     assert not list(rule(read(path), path.name))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_cell_may_run_twice_in_a_row(path):
-    problems = [
-        f"{cell.metadata['papel']}: {cell.source}\n{text(cell)}"
+def stopped(path, *roles):
+    """As células do ensaio que levantaram num destes papéis."""
+    return [
+        f"{cell.metadata['papel']} [{cell.metadata['original']}]: {cell.source}\n{text(cell)}"
         for cell in rehearse(path)
-        if failed(cell) and cell.metadata["papel"] != "rigor" and "raises-exception" not in tags(cell)
+        if cell.metadata["papel"] in roles and failed(cell) and "raises-exception" not in tags(cell)
     ]
-    assert not problems
+
+
+def changed(path, role):
+    """As células que neste papel responderam outra coisa. As que medem tempo, de marca `tempo`, podem."""
+    first = {c.metadata["original"]: c for c in rehearse(path) if c.metadata["papel"] in ("célula", "solução")}
+    again = [cell for cell in rehearse(path) if cell.metadata["papel"] == role and "tempo" not in tags(cell)]
+    return [
+        f"[{cell.metadata['original']}] {cell.source}\n{text(first[cell.metadata['original']])}\n---\n{text(cell)}"
+        for cell in again
+        if seen(cell) != seen(first[cell.metadata["original"]])
+    ]
+
+
+rehearsed = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@rehearsed
+def test_every_cell_may_run_twice_in_a_row(path):
+    assert stopped(path, "célula", "esboço", "solução", "de novo") == []
+
+
+@pytest.mark.slow
+@rehearsed
 def test_the_second_run_of_a_cell_says_the_same(path):
-    """Menos onde a célula mede tempo, que traz a marca `tempo`."""
-    cells = rehearse(path)
-    pairs = [(once, again) for once, again in itertools.pairwise(cells) if again.metadata["papel"] == "de novo"]
-    assert [
-        f"{once.source}\n{text(once)}\n---\n{text(again)}"
-        for once, again in pairs
-        if "tempo" not in tags(once) and text(once) != text(again)
-    ] == []
+    assert changed(path, "de novo") == []
+
+
+@pytest.mark.slow
+@rehearsed
+def test_every_cell_may_run_again_after_the_whole_notebook(path):
+    """Um nome que duas seções usam para coisas diferentes quebra a primeira, ou lhe muda a resposta."""
+    assert stopped(path, "no fim") == []
+    assert changed(path, "no fim") == []
+
+
+@pytest.mark.slow
+@rehearsed
+def test_each_section_may_be_entered_after_the_set_up_cells(path):
+    """Depois de reiniciar, bastam as células de marca `preparo` que a seção tem antes de si."""
+    assert stopped(path, "reinício", "entrada") == []
+    assert changed(path, "entrada") == []
+
+
+@pytest.mark.slow
+@rehearsed
+def test_no_cell_takes_a_size_for_granted(path):
+    """Com modelos sorteados, mais estreitos, de outra profundidade e com outras cabeças."""
+    assert stopped(path, "outro tamanho") == []
 
 
 def test_the_readme_sounds_like_the_course():
@@ -244,10 +327,12 @@ def invent():
     """Um caderno pequeno que segue as regras, ainda não executado."""
     new = nbformat.v4
     cells = [
-        new.new_markdown_cell(f"# Título\n\n[![Abrir no Colab](https://x.org/selo.svg)]({COLAB}x.ipynb)"),
+        new.new_markdown_cell(
+            f"# Título\n\nA execução leva 5 segundos.\n\n[![Abrir no Colab](https://x.org/selo.svg)]({COLAB}x.ipynb)"
+        ),
         new.new_code_cell("x = 1\nprint(x)"),
         new.new_markdown_cell("## Uma pergunta?"),
-        new.new_code_cell(PIXEL),
+        new.new_code_cell(PIXEL, metadata={"mystnb": {"image": {"alt": "Um ponto vermelho numa folha em branco."}}}),
         new.new_markdown_cell(
             "Um ponto vermelho, e o *pooler* do BERT.\n\n### Exercício\n\n```python\n# não é título\n```"
         ),
@@ -256,7 +341,8 @@ def invent():
             "<details><summary>Dica</summary>\n\nO dobro de 21.\n\n```python\n21 * 2\n```\n\n</details>"
         ),
         new.new_markdown_cell(
-            "<details><summary>Solução</summary>\n\n```python\nverifica('00.1', 42)\n```\n\n</details>"
+            "<details><summary>Solução</summary>\n\n```python\nfrom ftcourse import verifica\nverifica('00.1', 42)\n"
+            "```\n\n</details>"
         ),
     ]
     return new.new_notebook(cells=cells)
@@ -286,6 +372,15 @@ def test_a_good_notebook_has_no_problem(sample):
     ]
 
 
+def html(source):
+    return nbformat.v4.new_output("display_data", data={"text/html": source})
+
+
+def test_a_table_may_group_thousands():
+    cell = nbformat.v4.new_code_cell(outputs=[html("<th>parâmetros</th><td>21.238.156</td><td>1.024</td>")])
+    assert not list(tables(nbformat.v4.new_notebook(cells=[cell]), "x.ipynb"))
+
+
 def error_output():
     return nbformat.v4.new_output("error", ename="E", evalue="e", traceback=[])
 
@@ -300,7 +395,12 @@ def error_output():
         (colab, 0, lambda cell: cell.update(source=cell.source.replace("/github/", "/github/outro"))),
         (headings, 2, lambda cell: cell.update(source="### Uma pergunta?")),
         (headings, 2, lambda cell: cell.update(source="# Outro título")),
-        (figures, 4, lambda cell: cell.update(source="## Outra pergunta?")),
+        (figures, 3, lambda cell: cell.metadata.pop("mystnb")),
+        (figures, 3, lambda cell: cell.metadata.mystnb.image.update(alt="figura 1.")),
+        (tables, 1, lambda cell: cell.outputs.append(html("<th>head</th><td>0,5</td>"))),
+        (tables, 1, lambda cell: cell.outputs.append(html("<th>taxa</th><td>0.512</td>"))),
+        (tables, 1, lambda cell: cell.outputs.append(html("<th>taxa</th><td>+12.5 ± 0,1</td>"))),
+        (times, 0, lambda cell: cell.update(source="# Título\n\nA execução leva pouco.")),
         (figures, 2, lambda cell: cell.update(source="![](figura.png)")),
         (clean, 1, lambda cell: cell.outputs.append(error_output())),
         (clean, 1, lambda cell: cell.outputs.append(nbformat.v4.new_output("stream", name="stderr", text="aviso"))),
@@ -317,6 +417,8 @@ def error_output():
         (voice, 4, lambda cell: cell.update(source="Funciona!")),
         (links, 4, lambda cell: cell.update(source="[o cartão](../data/nao_existe.md)")),
         (links, 4, lambda cell: cell.update(source="Está em `ftcourse/nao_existe.py`.")),
+        (cited, 4, lambda cell: cell.update(source="É o que diz a afirmação 58.")),
+        (cited, 4, lambda cell: cell.update(source="Contra as afirmações 1, 2\ne 99, que não valem aqui.")),
     ],
 )
 def test_a_rule_sees_its_problem(sample, rule, cell, change):
@@ -354,11 +456,17 @@ def test_an_error_leaves_the_notebook_as_it_was(tmp_path):
 
 def test_the_rehearsal_runs_each_cell_in_its_roles(sample):
     cells = rehearse(sample)
-    assert [(cell.metadata["papel"], failed(cell)) for cell in cells] == [
-        ("célula", False), ("de novo", False), ("célula", False), ("de novo", False),
-        ("esboço", False), ("rigor", True), ("solução", False), ("de novo", False),
+    twice, end, entrance, other = (
+        [("célula", 1, False), ("de novo", 1, False), ("célula", 3, False), ("de novo", 3, False),
+         ("esboço", 5, False), ("rigor", 5, True), ("solução", 5, False), ("de novo", 5, False)],
+        [("no fim", 5, False), ("no fim", 3, False), ("no fim", 1, False)],
+        [("reinício", None, False), ("entrada", 3, False), ("entrada", 5, False)],
+        [("reinício", None, False), *[("outro tamanho", i, False) for i in (1, 3, 5)]],
+    )  # fmt: skip
+    assert [(c.metadata["papel"], c.metadata.get("original"), failed(c)) for c in cells] == [
+        *twice, *end, *entrance, *other,
     ]  # fmt: skip
-    assert [text(cell).split(":")[0].strip() for cell in cells[4:]] == ["· 00.1", "· 00.1", "✓ 00.1", "✓ 00.1"]
+    assert [text(cell).split(":")[0].strip() for cell in cells[4:9]] == ["· 00.1"] * 2 + ["✓ 00.1"] * 3
 
 
 def test_the_rehearsal_shortens_what_takes_long():
@@ -372,10 +480,53 @@ def test_the_rehearsal_shortens_what_takes_long():
     assert {source: shortened(source) for source in pairs} == pairs
 
 
-def test_the_rehearsal_sees_a_cell_that_only_runs_once(tmp_path):
-    path = tmp_path / "x.ipynb"
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """Um caderno com uma célula que falha em cada papel do ensaio."""
     cells = [
-        nbformat.v4.new_code_cell(source) for source in ("x = [1]", "x.pop()\ny = x", "import os\nos.remove('x.ipynb')")
+        "# Título",
+        "from ftcourse import models  # preparo",
+        "b = open('x.ipynb').read(1)",
+        "## A",
+        "x = [1]",
+        "x.pop()\ny = x",  # só roda uma vez
+        "names = [1]",
+        "print(names)",  # outra seção usa o nome
+        "## B\n\n```python\n## não é título\n```",
+        "names = 'outra coisa'",
+        "print(names)",
+        "print(b)",  # não está no preparo
+        "## C",
+        "model, tokenizer = models.load('t5')\nassert tokenizer('sim') and model.config.d_model in (192, 256)",
+        "assert [models.load(family)[0].config.hidden_size for family in models.FAMILIES] == [256] * 3",
     ]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    assert [failed(cell) for cell in rehearse(path)] == [False, False, False, True, False, True]
+    new = nbformat.v4
+    path = tmp_path_factory.mktemp("com-falhas") / "x.ipynb"
+    made = [
+        new.new_markdown_cell(source)
+        if source.startswith("#")
+        else new.new_code_cell(source, metadata={"tags": ["preparo"] * source.endswith("# preparo")})
+        for source in cells
+    ]
+    nbformat.write(new.new_notebook(cells=made), path)
+    return path
+
+
+def test_sections_are_those_of_the_second_level(faulty):
+    assert sections(read(faulty)) == {1: 0, 2: 0, **dict.fromkeys((4, 5, 6, 7), 1), 9: 2, 10: 2, 11: 2, 13: 3, 14: 3}
+
+
+@pytest.mark.parametrize(
+    "fault, role, where",
+    [
+        (stopped, "célula", []),
+        (stopped, "de novo", [5]),
+        (stopped, "no fim", [5]),
+        (changed, "no fim", [7, 5]),
+        (stopped, "entrada", [11]),
+        (changed, "entrada", [11]),
+        (stopped, "outro tamanho", [14]),
+    ],
+)
+def test_the_rehearsal_sees_what_fails(faulty, fault, role, where):
+    assert [int(re.search(r"\[(\d+)\]", found)[1]) for found in fault(faulty, role)] == where
