@@ -216,8 +216,9 @@ def bias_and_scale(ax: Axes | None = None) -> Axes:
         if name not in ("softmax", "GELU"):
             ax.text(x, y - 0.52, "+ b", ha="center", va="center", color=COLORS[0], weight="bold")
     for start, end, mark in arrows:
-        (_, x0, y0), (_, x1, y1) = places[start], places[end]
-        tip = {"arrowstyle": "->", "color": "gray", "shrinkA": 14, "shrinkB": 16}
+        (before, x0, y0), (after, x1, y1) = places[start], places[end]
+        wide = {name: 26 if len(name) > 2 else 14 for name in (before, after)}
+        tip = {"arrowstyle": "->", "color": "gray", "shrinkA": wide[before], "shrinkB": wide[after]}
         ax.annotate("", (x1, y1), (x0, y0), arrowprops=tip)
         x, y = (x0 + x1) / 2 - 0.3 * (end < 5), (y0 + y1) / 2 + 0.02
         white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
