@@ -272,7 +272,7 @@ def rehearse(content: str, depths: tuple, asked: tuple, settings: tuple) -> dict
         if checkpointing:
             qlora.checkpoint(model)
         ids = torch.ones(batch, length, dtype=torch.long)
-        inputs = {"input_ids": ids, "labels": ids[:, 0] if modules.head(model) else ids}
+        inputs = {"input_ids": ids, "labels": ids[:, 0] % 2 if modules.head(model) else ids}
         if padding:
             inputs["attention_mask"] = torch.ones_like(ids)
         measured = meter.measure(model, inputs, optimizer, computed)
