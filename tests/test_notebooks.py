@@ -201,7 +201,7 @@ def spelling(notebook, name):
 
     text = re.sub(r"(?<!\*)\*[^*\n]+\*(?!\*)", " ", "\n\n".join(map(prose, markdown(notebook))))
     for word in sorted(set(re.findall(r"(?<![\w.])[^\W\d_]+(?:-[^\W\d_]+)*(?!\w)", text))):
-        if not re.search(r".[A-ZÀ-Ýᵀᵢ²]", word) and not known(word) and not all(map(known, word.split("-"))):
+        if not re.search(r".[A-ZÀ-Ýᵀᵢ²₀-₉]", word) and not known(word) and not all(map(known, word.split("-"))):
             yield word
 
 
