@@ -28,6 +28,7 @@ SHORTER = {
     r"\bsteps=\d{3,}": "steps=20",
     r"batch_size=\d+": "batch_size=4",
     r"repeats=\d+": "repeats=2",
+    r"windows=\d+": "windows=4",
     r"select\(range\(\d{3}\)\)": "select(range(40))",
     r"tqdm\(range\(\d+\)": "tqdm(range(3)",
 }
