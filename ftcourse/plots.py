@@ -149,7 +149,8 @@ def memory(plans: Sequence[Any], names: Sequence[str] | None = None, ax: Axes | 
     comma(ax.xaxis, 0 if max(peaks) >= 5 else 1)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    height = ax.get_position().height * ax.get_figure(root=True).get_figheight()
+    figure: Any = ax.get_figure(root=True)
+    height = ax.get_position().height * figure.get_figheight()
     below = -0.9 / height  # em polegadas, o lugar dos números do eixo e do nome dele
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncols=2, fontsize="small")
     return ax

@@ -475,6 +475,7 @@ def test_the_rehearsal_shortens_what_takes_long():
         "rows.select(range(384))": "rows.select(range(40))",
         "for seed in tqdm(range(20), desc='x'): draw(seed)": "for seed in tqdm(range(3), desc='x'): draw(seed)",
         "measure(repeats=15)": "measure(repeats=2)",
+        "Probe(family, windows=48)": "Probe(family, windows=4)",
         "train(steps=80, eval_steps=800)": "train(steps=4, eval_steps=800)",  # eval_steps é outra coisa
         "train(steps=8)": "train(steps=8)",
     }
