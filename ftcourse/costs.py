@@ -122,3 +122,12 @@ def measured(task: str = experiments.BERT) -> pd.DataFrame:
     """O custo gravado de cada técnica numa tarefa, com a variante como índice."""
     rows = [json.loads(line) for line in COSTS.read_text(encoding="utf-8").splitlines()]
     return pd.DataFrame([row for row in rows if row["task"] == task]).set_index("variant")
+
+
+def current(rows: Iterable[dict]) -> list[dict]:
+    """As linhas da bancada de velocidade que valem: sem as de um modelo que hoje tem outros pesos.
+
+    As que são de antes de o resumo dos pesos se gravar, em "model", não se podem conferir, e ficam.
+    """
+    today = {family: models.digest(family) for family in models.FAMILIES}
+    return [row for row in rows if "model" not in row or row["model"] == today[row["family"]]]
