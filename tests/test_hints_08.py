@@ -36,7 +36,7 @@ def sample(mean, std, n=200_000):
 TYPICAL = {
     "08.1": [
         (lambda d, f, r: spent(d, f, r) // (4 * d), "faltam os vieses"),
-        (lambda d, f, r: spent(d, f, r) // (2 * (2 * d + 1)), "falta o viés de W_up"),
+        (lambda d, f, r: spent(d, f, r) // (2 * (2 * d + 1)), "falta o viés de W_up, de d números"),
         (lambda d, f, r: (spent(d, f, r) - 2 * d) // (4 * d), "falta o viés de W_down"),
         (lambda d, f, r: (spent(d, f, r) - d) // (2 * d + 1), "um gargalo por bloco, como em Pfeiffer"),
         (lambda d, f, r: (spent(d, f, r) - 2 * d) // (2 * (d + 1)), "duas matrizes, a que desce e a que sobe"),
@@ -49,7 +49,7 @@ TYPICAL = {
         (lambda d, f, r: (4 * d * d + 2 * d * f - 2 * d) // (2 * (2 * d + 1)), "o bloco inteiro"),
         (lambda d, f, r: (spent(d, f, r) - 2 * d) / (2 * (2 * d + 1)), "arredondar para baixo"),
         (lambda d, f, r: math.ceil((spent(d, f, r) - 2 * d) / (2 * (2 * d + 1))), "arredondado para cima"),
-        (lambda d, f, r: round((spent(d, f, r) - 2 * d) / (2 * (2 * d + 1))), "ao mais próximo"),
+        (lambda d, f, r: round((spent(d, f, r) - 2 * d) / (2 * (2 * d + 1))), "arredondou ao mais próximo"),
         (lambda d, f, r: d / width(d, f, r), "mais estreito que o modelo"),
         (lambda d, f, r: 35, CONSTANT),
         (lambda d, f, r: width(d, f, r) + 1 + (d == 256), UNKNOWN),
@@ -64,7 +64,7 @@ TYPICAL = {
         (lambda W, b, D, bd, U, bu: (2 * W + U @ D @ W, b), "no peso, W entrou duas vezes"),
         (lambda W, b, D, bd, U, bu: (W, b), "no peso, falta o que o gargalo soma"),
         (lambda W, b, D, bd, U, bu: (W - U @ D @ W, b), "no peso, o sinal"),
-        (lambda W, b, D, bd, U, bu: (W + U @ D, b), "a última matriz que ele encontra", "size of tensor"),
+        (lambda W, b, D, bd, U, bu: (W + U @ D, b), "A última matriz que ele encontra", "size of tensor"),
         (lambda W, b, D, bd, U, bu: (W + W @ U @ D, b), "não se multiplicam", "cannot be"),
         (lambda W, b, D, bd, U, bu: (W + D @ U @ W, b), "não se multiplicam|não se combinam"),
         (lambda W, b, D, bd, U, bu: (W + D.T @ U.T @ W, b), UNKNOWN + " Com W de forma"),

@@ -25,7 +25,8 @@ def exercise_1(width):
 
     mistakes = {
         "faltam os vieses do gargalo: são d + m em cada um.": budget(fixed=lambda d: 0, each=lambda d: 4 * d),
-        "falta o viés de W_up: ele tem d números em cada gargalo, seja qual for m.": budget(fixed=lambda d: 0),
+        "ou falta o viés de W_up, de d números em cada gargalo, ou você arredondou ao mais próximo: dão o mesmo, e o m "
+        "que sai às vezes passa do orçamento.": budget(fixed=lambda d: 0),
         "falta o viés de W_down: ele tem m números em cada gargalo.": budget(each=lambda d: 4 * d),
         "você contou um gargalo por bloco, como em Pfeiffer. Houlsby põe dois.": budget(
             fixed=lambda d: d, each=lambda d: 2 * d + 1
@@ -54,14 +55,13 @@ def exercise_1(width):
         ),
         "m tem de ser inteiro e não pode passar do orçamento: falta arredondar para baixo.": unfloored,
         "arredondado para cima, o gargalo passa do orçamento por pouco.": lambda d, f, r: math.ceil(unfloored(d, f, r)),
-        "arredondado ao mais próximo, m às vezes passa do orçamento.": lambda d, f, r: round(unfloored(d, f, r)),
         "isso é quantas vezes o gargalo é mais estreito que o modelo. O que se pede é m.": lambda d, f, r: (
             d / budget()(d, f, r)
         ),
     }
     compare(
         width,
-        ((256, 1024, 8), (192, 768, 16), (512, 1024, 4), (100, 300, 3), (768, 3072, 8)),
+        ((256, 1024, 8), (4, 218, 3), (192, 768, 16), (100, 300, 3), (512, 1024, 4)),
         budget(),
         mistakes,
         "escreva as duas contagens em linhas separadas, a de LoRA e a de Houlsby, e confira cada uma com a tabela da "
@@ -208,7 +208,7 @@ def exercise_3(kept):
     }
     compare(
         kept,
-        ((0.0, 1.0), (-1.0, 1.0), (1.0, 2.0), (0.6, 0.5), (-3.0, 2.5)),
+        ((0.0, 1.0), (-1.0, 1.0), (1.0, 2.0), (0.6, 0.5), (-1.0, 2.5)),
         share,
         mistakes,
         "três passos: sorteie z com torch.randn, faça a reta de ReLU(z) por z com as duas médias, a variância e a "
