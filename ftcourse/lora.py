@@ -104,7 +104,7 @@ class LoraLayer(AdapterLayer):
             return h
         A, B, config = self.lora_A[name], self.lora_B[name], self.configs[name]
         x = F.dropout(x.to(A.dtype), config.lora_dropout, self.training)
-        return (h + F.linear(F.linear(x, A), B) * config.scaling).to(h.dtype)
+        return (h + F.linear(F.linear(x, A), B).mul_(config.scaling)).to(h.dtype)  # mul_: sem outro tensor (…, d_out)
 
     @torch.no_grad()
     def delta_weight(self, name):

@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import pickle
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,25 @@ def by_rate(trained: dict[str, nn.Parameter], multipliers: dict[str, float], wei
         {"params": parameters, "multiplier": multiplier, "weight_decay": weight_decay * matrices}
         for (multiplier, matrices), parameters in groups.items()
     ]
+
+
+def adamw(model: nn.Module, lr: float, weight_decay: float = 0.01) -> torch.optim.AdamW:
+    """O AdamW de `train`, para um laço escrito à mão: o que treina, com os vetores a salvo do decaimento."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return torch.optim.AdamW(by_rate(trained, {}, weight_decay), lr=lr)
+
+
+def lots(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, steps: int, batch_size: int = 32,
+    seed: int = 0,
+) -> Iterator[dict[str, torch.Tensor]]:  # fmt: skip
+    """Os lotes de `train`, para um laço escrito à mão: um por passo, na ordem sorteada de cada época, com uma barra."""
+    examples = task.encode(tokenizer, task.train, model.config.is_encoder_decoder)
+    lengths = np.array([len(example["input_ids"]) for example in examples])
+    for step in tqdm(range(steps), desc="treino", unit="passo", delay=1, leave=False):
+        epoch, k = divmod(step, max(1, len(examples) // batch_size))
+        rows = batches(lengths, batch_size, seed, epoch)[k]
+        yield collate(tokenizer, [examples[i] for i in rows], model.device)
 
 
 def origin(model: nn.Module, examples: list[dict]) -> dict:

@@ -220,7 +220,7 @@ def step():
     file = results.path("velocidade")
     rows = [
         row
-        for row in (results.parsed(file) if file.exists() else [])
+        for row in costs.current(results.parsed(file))
         if (row["what"], row.get("family"), row["device"]) == ("step", "bert", "cpu")
         and (row["ours"]["name"], row["theirs"]["name"]) == ("lora", "full")
     ]

@@ -26,8 +26,10 @@ SOLUTION = re.compile(r"<details>\s*<summary>Solução</summary>(.*?)</details>"
 WIDGET = "application/vnd.jupyter.widget-view+json"  # uma barra de progresso
 SHORTER = {
     r"\bsteps=\d{3,}": "steps=20",
+    r"\bsteps=[2-9]\d\b": "steps=4",
     r"batch_size=\d+": "batch_size=4",
     r"repeats=\d+": "repeats=2",
+    r"windows=\d+": "windows=4",
     r"select\(range\(\d{3}\)\)": "select(range(40))",
     r"tqdm\(range\(\d+\)": "tqdm(range(3)",
 }
@@ -67,6 +69,7 @@ def run(notebook, folder, allow_errors=False):
     """Executa o caderno num kernel novo, a partir de `folder`, e o devolve com as saídas."""
     os.environ["TQDM_DISABLE"] = "1"  # o kernel herda
     options = {"timeout": 300, "kernel_name": "python3", "record_timing": False, "allow_errors": allow_errors}
+    options["iopub_timeout"] = 60  # numa máquina ocupada as saídas chegam tarde, e nbclient as perderia sem um aviso
     return nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute()
 
 

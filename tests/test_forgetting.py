@@ -1,12 +1,13 @@
 """O esquecimento: a perda do pré-treino num texto que ninguém treinou, com o corpo que o ajuste deixou."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
-from toys import toy_task
-from transformers import DataCollatorForLanguageModeling
+from toys import tokenizer, toy_model, toy_task
+from transformers import BertForMaskedLM, DataCollatorForLanguageModeling
 
 from ftcourse import evaluation, forgetting, methods, models, tasks, training
 from ftcourse.task import IGNORED
@@ -77,3 +78,55 @@ def test_a_body_that_is_no_number_is_refused():
     with pytest.raises(FloatingPointError, match="não é um número"):
         forgetting.general_loss(model, tokenizer)
     assert not evaluation.in_float16(model)
+
+
+# ---------------------------------------------------------------- em poucas frases, no BERT
+
+TEXTS = toy_task().train["text"]
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    return toy_model(kind=BertForMaskedLM)
+
+
+def test_it_is_the_loss_that_the_pretraining_model_gives(pretrained):
+    hidden = forgetting.hide(tokenizer(), TEXTS)
+    with torch.no_grad():
+        assert forgetting.loss(pretrained, pretrained, hidden) == pytest.approx(pretrained(**hidden).loss.item())
+
+
+def test_only_the_body_of_the_tuned_model_counts(pretrained):
+    hidden, tuned = forgetting.hide(tokenizer(), TEXTS), toy_model()
+    tuned.bert.load_state_dict(pretrained.bert.state_dict(), strict=False)  # sem o pooler, que o pré-treino não tem
+    same = forgetting.loss(tuned, pretrained, hidden)
+    assert same == forgetting.loss(pretrained, pretrained, hidden)
+    torch.nn.init.normal_(tuned.classifier.weight)
+    assert forgetting.loss(tuned, pretrained, hidden) == same
+    torch.nn.init.normal_(tuned.bert.encoder.layer[0].output.dense.weight)
+    assert forgetting.loss(tuned, pretrained, hidden) != same
+
+
+def test_what_is_hidden_depends_on_the_seed_alone():
+    one, again, other = (forgetting.hide(tokenizer(), TEXTS, seed=seed) for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["labels"], other["labels"])
+
+
+def test_what_is_hidden_is_a_part_of_the_words_and_its_label_is_the_token_that_stood_there():
+    hidden = forgetting.hide(tokenizer(), TEXTS)
+    plain = tokenizer()(list(TEXTS), return_tensors="pt", padding=True)["input_ids"]
+    chosen = hidden["labels"] != IGNORED
+    words = ~torch.isin(plain, torch.tensor(tokenizer().all_special_ids))
+    assert not (chosen & ~words).any() and 0.05 < (chosen.sum() / words.sum()).item() < 0.3
+    assert torch.equal(hidden["labels"][chosen], plain[chosen])
+    assert torch.equal(hidden["input_ids"][~chosen], plain[~chosen])
+    assert (hidden["input_ids"][chosen] == tokenizer().mask_token_id).any()
+
+
+def test_the_gradient_reaches_the_body_and_the_pretraining_head_stays_as_it_was(pretrained):
+    tuned, hidden = toy_model(), forgetting.hide(tokenizer(), TEXTS)
+    frozen = copy.deepcopy(pretrained).requires_grad_(False)
+    forgetting.guessing_loss(forgetting.states(tuned, hidden), frozen, hidden).backward()
+    assert tuned.bert.encoder.layer[0].output.dense.weight.grad.norm() > 0
+    assert all(p.grad is None for p in frozen.parameters())

@@ -5,7 +5,7 @@ import math
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -149,6 +149,14 @@ def test_the_seed_draws_A_and_leaves_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
     assert_same(one, again)
     assert {name for name in one if not torch.equal(one[name], other[name])} == {n for n in one if "lora_A" in n}
+
+
+DROPS = {m: {f.name: 0.5 for f in fields(kind) if "dropout" in f.name} for m, kind in methods.METHODS.items()}
+
+
+@pytest.mark.parametrize("method, family", [pair for pair in PAIRS if DROPS[pair[0]]])
+def test_what_is_zeroed_at_random_in_training_is_whole_in_evaluation(method, family):
+    assert torch.equal(logits(applied(family, method, **DROPS[method])), logits(applied(family, method)))
 
 
 def test_a_copy_of_the_model_is_another_model():

@@ -25,6 +25,12 @@ def gaussian(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def on_the_edges(places):
+    """Um peso de fronteiras entre valores vizinhos da tabela, com um 1 em cada bloco, que não as desloca."""
+    first = torch.arange(places.numel()).view(places.shape) % min(nf4.BLOCK_SIZES) == 0
+    return torch.where(first, 1, nf4.middles(nf4.TABLE)[places])
+
+
 # O que um peso pode ter de difícil, a partir de uma normal e do maior número do tipo.
 KINDS = {
     "normal": lambda w, top: w,
@@ -35,7 +41,7 @@ KINDS = {
     "denormal": lambda w, top: w * 1e-41,
     "enorme": lambda w, top: w.clamp(-1, 1) * top,
     "de 24 ordens de grandeza": lambda w, top: w * 10 ** (4 * torch.roll(w.flatten(), 1).view(w.shape)).clamp(max=1e4),
-    "nas fronteiras": lambda w, top: nf4.middles(nf4.TABLE)[(w * 99).long() % 15] * 2 ** (w > 2),
+    "nas fronteiras": lambda w, top: on_the_edges((w * 99).long() % 15),
     "só positivo": lambda w, top: w.abs() + 0.1,
 }
 
@@ -72,6 +78,15 @@ def test_codes_absmax_and_the_weight_given_back_are_equal(weight, block_size):
         assert ((other == back) | (other == 0))[denormal].all()
         other = torch.where(denormal, back, other)
     assert torch.equal(back, other) and back.dtype == weight.dtype
+
+
+@needs_bnb
+def test_on_an_edge_and_beside_it_the_code_is_that_of_bitsandbytes():
+    edges = nf4.middles(nf4.TABLE)
+    beside = [torch.nextafter(edges, torch.tensor(side)) for side in (-2.0, 2.0)]
+    weight = torch.cat([torch.ones(19), edges, *beside])  # um bloco de 64
+    codes, _ = nf4.quantize(weight)
+    assert torch.equal(codes, bnb.quantize(weight)[0].flatten())
 
 
 def lookup(absmax, mean):

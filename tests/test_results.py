@@ -59,6 +59,8 @@ def test_a_torn_line_is_ignored_wherever_it_is_and_a_repeated_one_counts_once(wr
     for torn in ("", whole[: len(whole) // 2], "3", whole[: len(whole) // 2] + "\n" + json.dumps(row())):
         written(row(), row(seed=1), torn=torn)
         assert results.current(TASK) == [row(), row(seed=1)]
+    written(row(), row(accuracy=0.1))  # publicada, uma medida não muda porque a mesma rodou outra vez
+    assert results.current(TASK) == [row()]
     path = written(row())
     path.write_text(whole[:40] + "\n" + whole + "\n", "utf-8")
     assert results.current(TASK) == [row(seed=2)]
@@ -188,6 +190,7 @@ def test_a_difference_is_paired_by_seed_and_by_sentence(written, known):
     other = [row("lora", 1e-3, s, answers=answers(known, 0.7, 10 + s)) for s in range(3)]
     written(*sweep, *same[:3], *other)
     assert results.difference(TASK, "lora", "full")["half"].min() > 0.01
+    assert results.difference(TASK, "bitfit", "full").empty  # a que ainda não rodou
 
 
 def test_the_chosen_rate_comes_with_the_distance_to_the_next(written):

@@ -111,6 +111,22 @@ def test_steps_equal_adamw_by_hand():
         torch.testing.assert_close(p, model.get_parameter(name), rtol=0, atol=1e-9, msg=name)
 
 
+def test_the_pieces_given_to_a_loop_by_hand_are_those_of_train():
+    """`lots` e `adamw`: o laço do caderno 02, por duas épocas, chega aos mesmos pesos, bit a bit."""
+    task, (by_hand, ours) = toy_task(12), (toy_model(), toy_model())
+    training.train(ours, tokenizer(), task, lr=1e-2, steps=5, batch_size=4, warmup=0.5, weight_decay=0.1, seed=1)
+    optimizer = training.adamw(by_hand, 1e-2, weight_decay=0.1)
+    for step, batch in enumerate(training.lots(by_hand, tokenizer(), task, 5, batch_size=4, seed=1)):
+        torch.manual_seed(1_000_003 + step)  # a do dropout, que `train` fixa
+        by_hand.train()(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * training.schedule(step, 5, 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert step == 4 and same(by_hand.state_dict(), ours.state_dict()) == ours.state_dict().keys()
+
+
 DEFAULTS = {"warmup": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "batch_size": 32, "seed": 0}
 
 

@@ -12,7 +12,7 @@ from bnb import needs_bnb
 from toys import GENERATE, tiny, toy_model
 from transformers import BertForMaskedLM
 
-from ftcourse import environment, models, nf4, results
+from ftcourse import costs, environment, models, nf4, results
 
 FAMILIES = ("bert mlm", *GENERATE)
 PAGE = results.DATA / "resultados" / "README.md"
@@ -224,6 +224,15 @@ def test_other_versions_are_another_measure_and_another_commit_is_not(small, fil
     assert len(velocidade.execute()) == len(asked) == 2 * n
 
 
+def test_other_weights_are_another_measure_and_the_old_one_is_refused():
+    old = row("lora", "peft", what="step")
+    other, today = old | {"model": "outros"}, old | {"model": models.digest("bert")}
+    assert len({velocidade.key(r) for r in (old, other, today)}) == 3
+    assert costs.current([row(), old, other, today]) == [row(), old, today]
+    assert "não diz de que pesos" in velocidade.cell(old)
+    assert "não diz de que pesos" not in velocidade.cell(today) + velocidade.cell(row())
+
+
 def test_a_missing_library_is_told_and_its_rows_come_when_it_does(small, monkeypatch, capsys):
     asked, _ = small
     monkeypatch.setattr(velocidade, "installed", lambda name: name != "torchao")
@@ -252,7 +261,9 @@ def test_without_bitsandbytes_it_still_starts(monkeypatch):
 
 def test_every_group_of_the_plan_can_be_measured_and_every_family_is_in_it(monkeypatch):
     monkeypatch.setattr(models, "FAMILIES", {"bert": 0, "llama": 1})
+    monkeypatch.setattr(models, "digest", lambda family: f"pesos de {family}")
     planned = velocidade.settings()
+    assert all(s["model"] == f"pesos de {s['family']}" for s in planned if "family" in s)
     assert {s["what"] for s in planned} == velocidade.GOALS.keys()
     cpu = [s for s in planned if s["device"] == "cpu"]
     for what, family in itertools.product(("step", "bytes"), models.FAMILIES):
@@ -316,11 +327,8 @@ def test_a_crowded_machine_is_noticed():
 def test_the_table_of_the_readme_is_the_measured_one():
     _, found, rest = PAGE.read_text("utf-8").partition("<!-- tabela:velocidade -->")
     table, end, _ = rest.partition("<!-- fim -->")
-    assert (
-        found
-        and end
-        and table.strip() == velocidade.markdown(velocidade.essential(results.parsed(results.path("velocidade"))))
-    )
+    published = costs.current(results.parsed(results.path("velocidade")))
+    assert found and end and table.strip() == velocidade.markdown(velocidade.essential(published))
 
 
 def test_what_is_published_compares_equal_things_with_enough_repeats():

@@ -6,7 +6,8 @@ Os dois lados de uma comparação rodam no mesmo processo, em rodízio, e de cad
 com um intervalo de 95 % que não supõe a forma da distribuição. Cada linha de data/resultados/velocidade.jsonl guarda
 também a diferença entre os resultados dos dois lados, as versões e a máquina, e dois sinais de que ela estava ocupada:
 a carga antes de começar (`load`) e quantos núcleos o processo de fato teve, em média (`cpu_share`). As comparações com
-uma biblioteca que falta são puladas.
+uma biblioteca que falta são puladas. A linha de um modelo traz o resumo dos pesos dele ("model") e deixa de valer se
+eles mudam; a que é de antes de haver esse resumo fica na tabela, que o diz, até que a bancada rode outra vez.
 """
 
 import copy
@@ -417,17 +418,22 @@ def settings():
     places = [{"device": "cpu", "threads": threads} for threads in sorted({1, cores})]
     places += [{"device": "cuda", "threads": cores}] * torch.cuda.is_available()
     planned = [{"what": "bytes", "shape": [*SHAPE], **places[0]}]
-    planned += [{"what": "bytes", "family": family, **places[0]} for family in models.FAMILIES]
+    families = [{"family": family, "model": models.digest(family)} for family in models.FAMILIES]
+    planned += [{"what": "bytes", **family, **places[0]} for family in families]
     for place in places:
         planned += [{"what": w, "shape": [*SHAPE], "dtype": "float32", **place} for w in ("quantize", "dequantize")]
         steps = {"what": "step", "batch": [*BATCH], "dtype": "float32", **place}
-        planned += [{**steps, "family": family} for family in models.FAMILIES]
+        planned += [{**steps, **family} for family in families]
     return planned
 
 
 def key(row):
-    """O que identifica uma linha: o grupo, os lados, a máquina e as versões. O commit fica anotado, mas não a refaz."""
-    group = {k: row[k] for k in ("what", "shape", "family", "batch", "dtype", "device", "threads") if k in row}
+    """O que identifica uma linha: o grupo, com os pesos do modelo, os lados, a máquina e as versões.
+
+    O commit fica anotado, mas não a refaz.
+    """
+    named = ("what", "shape", "family", "model", "batch", "dtype", "device", "threads")
+    group = {k: row[k] for k in named if k in row}
     where = {k: v for k, v in row["environment"].items() if k not in ("commit", "clean")}
     return json.dumps([group, row["ours"]["name"], row["theirs"]["name"], where], sort_keys=True)
 
@@ -499,6 +505,8 @@ def cell(row):
         parts = [counted[k] / counted["forward"] for k in ("forward", "backward_input", "backward_weight")]
         shares = " : ".join(f"{part:.2f}" for part in parts)
         words.append(f"a conta prevê {predicted(counted):.3f}, de {shares}")
+    if "family" in row and "model" not in row:
+        words.append("não diz de que pesos")
     return "; ".join([f"{ratio['median']:.3f}{spread}", *filter(None, words)]).replace(".", ",")
 
 
@@ -542,7 +550,7 @@ def crowded(rows):
 
 
 def main():
-    rows = execute()
+    rows = costs.current(execute())
     print(markdown(rows), details(rows), sep="\n\n")
     if waited := crowded(rows):
         print(

@@ -219,7 +219,7 @@ def exercise_2(unpack):
         cases,
         lookup(),
         mistakes,
-        "três passos, e cada um se confere sozinho com o W da seção 6: os códigos de cada byte, na ordem; o valor de "
+        "três passos, e cada um se confere sozinho com o W do caderno: os códigos de cada byte, na ordem; o valor de "
         "cada código; o absmax do bloco de cada peso.",
         value=weights,
         same=partial(torch.allclose, atol=1e-5),
@@ -263,10 +263,10 @@ def exercise_3(expected_rise):
         "a ímpar cresce com o erro, mas o sinal dela no outro formato não se sabe: em média é zero.": (
             lambda b, o, e, r, n: o * n / r
         ),
-        "a parte par cresce mais depressa que o erro: confira a inclinação das retas da seção 9.": (
+        "a parte par cresce mais depressa que o erro: confira a inclinação das retas da figura.": (
             lambda b, o, e, r, n: e * n / r
         ),
-        "a parte par não cresce tão depressa: confira a inclinação das retas da seção 9.": lambda b, o, e, r, n: (
+        "a parte par não cresce tão depressa: confira a inclinação das retas da figura.": lambda b, o, e, r, n: (
             e * (n / r) ** 4
         ),
         "falta corrigir pelo tamanho: o outro formato erra mais ou menos do que este.": lambda b, o, e, r, n: e,
