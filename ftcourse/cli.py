@@ -13,6 +13,7 @@ import ast
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from ftcourse.console import never_raise, say
 from ftcourse.files import PACKAGE, atomic_write
@@ -57,12 +58,11 @@ def plan(args: argparse.Namespace) -> str:
     from ftcourse import formats, memory
 
     capacity = memory.card(args.placa) if args.placa else None
-    settings = dict(pair.partition("=")[::2] for pair in args.ajuste)
-    made = memory.plan(
-        args.modelo, args.tecnica, precision=args.precisao, optimizer=args.otimizador, batch=args.lote,
-        length=args.comprimento, padding=args.mascara, checkpointing=args.checkpointing, devices=args.placas,
-        sharding=args.divisao, labels=args.classes, **{name: answer(value) for name, value in settings.items()},
-    )  # fmt: skip
+    settings: dict[str, Any] = {name: answer(value) for name, _, value in (p.partition("=") for p in args.ajuste)}
+    asked = {"precision": args.precisao, "optimizer": args.otimizador, "batch": args.lote, "length": args.comprimento,
+             "padding": args.mascara, "checkpointing": args.checkpointing, "devices": args.placas,
+             "sharding": args.divisao, "labels": args.classes}  # fmt: skip
+    made = memory.plan(args.modelo, args.tecnica, **(settings | asked))
     table = formats.table(made.table(), digits=2).to_string()
     return f"{made.name}\n{table}" + (f"\n{memory.advise(made, capacity)}" if capacity else "")
 

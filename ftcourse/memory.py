@@ -28,11 +28,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 import transformers
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from transformers.initialization import no_init_weights
 
 from ftcourse import formats, meter, methods, model_folder, modules, qlora
 from ftcourse.files import DATA, choose
@@ -50,6 +52,8 @@ PRECISIONS = {  # nome: (o tipo em que os pesos ficam, o das contas)
 }
 CARDS = {"T4": 16, "RTX 4090": 24, "A100 40 GB": 40, "L40S": 48, "A100 80 GB": 80, "H200": 141}  # GiB
 GIB = 2**30
+# transformers olharia os números das posições, à procura de textos colados um no outro; os de um ensaio não estão.
+NOT_PACKED = mock.patch("transformers.masking_utils.find_packed_sequence_indices", return_value=None, create=True)
 LEVELS = {
     "ddp": 0,
     "zero1": 1,
@@ -57,7 +61,8 @@ LEVELS = {
     "zero3": 3,
     "fsdp": 3,
 }  # o que se divide: nada, otimizador, gradientes, pesos
-COUNTED = {"batch": "O lote", "length": "O comprimento", "devices": "O número de placas"}
+COUNTED = {"batch": "O lote", "length": "O comprimento", "target": "A resposta", "devices": "O número de placas",
+           "labels": "O número de classes"}  # fmt: skip
 DEPTHS = {False: ("num_hidden_layers",), True: ("num_layers", "num_decoder_layers")}
 SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "d_model", "d_ff",
@@ -80,6 +85,7 @@ class Plan:
     optimizer_name: str
     batch: int
     length: int
+    target: int | None
     padding: bool
     checkpointing: bool
     devices: int
@@ -156,27 +162,28 @@ def compare(plans: Iterable[Plan]) -> "pd.DataFrame":
 
 def plan(
     model: str | Path | transformers.PreTrainedConfig, technique: Any = "lora", *, precision: str = "bfloat16",
-    optimizer: str = "adamw", batch: int = 1, length: int = 512, padding: bool = False, checkpointing: bool = False,
-    devices: int = 1, sharding: str = "ddp", labels: int | None = None, **settings: Any,
+    optimizer: str = "adamw", batch: int = 1, length: int = 512, target: int | None = None, padding: bool = False,
+    checkpointing: bool = False, devices: int = 1, sharding: str = "ddp", labels: int | None = None, **settings: Any,
 ) -> Plan:  # fmt: skip
     """Quanta memória pede um passo de treino.
 
     model: um nome de `known()`, uma pasta, um config.json ou um config de transformers. technique: um nome de
     TECHNIQUES, com os ajustes em `settings`, ou um objeto como LoraConfig; "qlora" é LoRA sobre uma base em NF4.
     precision: um nome de PRECISIONS; em "bfloat16" os pesos ficam em 16 bits, e o que uma técnica acrescenta, em
-    float32. optimizer: um nome de meter.OPTIMIZERS. batch, length: as linhas e os tokens de cada uma, por placa; no T5,
-    a resposta tem tantos tokens quanto a pergunta. padding: se há preenchimento, e portanto máscara. checkpointing: se
-    cada bloco refaz na volta o que guardaria. devices, sharding: as placas e o que se divide entre elas: "ddp", nada;
-    "zero1", o otimizador; "zero2", também os gradientes; "zero3" ou "fsdp", também os pesos. labels: quantas classes
-    tem a cabeça; sem elas, o BERT tem duas, e o LLaMA e o T5 escrevem texto.
+    float32. optimizer: um nome de meter.OPTIMIZERS. batch, length: as linhas e os tokens de cada uma, por placa.
+    target: os tokens da resposta, no T5; sem eles, tantos quanto os da pergunta. padding: se há preenchimento, e
+    portanto máscara. checkpointing: se cada bloco refaz na volta o que guardaria. devices, sharding: as placas e o que
+    se divide entre elas: "ddp", nada; "zero1", o otimizador; "zero2", também os gradientes; "zero3" ou "fsdp", também
+    os pesos. labels: quantas classes tem a cabeça; sem elas, o BERT tem duas, e o LLaMA e o T5 escrevem texto.
 
     Levanta ValueError se não conhece um nome, se um número não faz sentido ou se a configuração não basta.
     """
     choose("a precisão", precision, PRECISIONS)
     choose("o otimizador", optimizer, meter.OPTIMIZERS)
     choose("a divisão entre placas", sharding, LEVELS)
-    for name, value in {"batch": batch, "length": length, "devices": devices}.items():
-        if not modules.is_count(value):
+    counts = {"batch": batch, "length": length, "target": target, "devices": devices, "labels": labels}
+    for name, value in counts.items():
+        if (value is not None or name not in ("target", "labels")) and not modules.is_count(value):
             raise ValueError(f"{COUNTED[name]} ({name}) é um inteiro a partir de 1; veio {value!r}.")
     if isinstance(technique, str):
         choose("a técnica", technique, TECHNIQUES)
@@ -185,10 +192,17 @@ def plan(
         raise ValueError(
             f"length={length}: as posições deste modelo vão até {limit}. Peça textos de até {limit} tokens."
         )
-    asked = (technique, precision, optimizer, batch, length, padding, checkpointing, labels)
-    trial = extrapolate(config, asked, settings)
+    asked = (technique, precision, optimizer, batch, length, target, padding, checkpointing, labels)
+    try:
+        trial = extrapolate(config, asked, settings)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise ValueError(
+            f"Não dá para ensaiar {name} assim: ele faz contas que dependem dos números, como a cabeça de classificar "
+            "do T5, que procura o fim de cada texto, e um ensaio não os tem. Sem labels, o T5 se planeja; com eles, "
+            "meça com meter.measure."
+        ) from error
     whole = Plan(
-        name, technique, precision, optimizer, batch, length, padding, checkpointing, devices, sharding, labels,
+        name, technique, precision, optimizer, batch, length, target, padding, checkpointing, devices, sharding, labels,
         settings, config, trial["parameters"], trial["trainable"], trial["weights"], trial["gradients"],
         trial["optimizer"], {kind: trial[kind] for kind in meter.KINDS if trial.get(kind)}, 0, 0,
     )  # fmt: skip
@@ -262,17 +276,19 @@ def rehearse(content: str, depths: tuple, asked: tuple, settings: tuple) -> dict
 
     Sem dropout: com ele, cada máscara somaria um byte por número, e a atenção de uma CPU guardaria o seu mapa inteiro.
     """
-    technique, precision, optimizer, batch, length, padding, checkpointing, labels = asked
+    technique, precision, optimizer, batch, length, target, padding, checkpointing, labels = asked
     stored, computed = PRECISIONS[precision]
-    with FakeTensorMode(allow_non_fake_inputs=True), model_folder.quiet(), torch.random.fork_rng():
+    with FakeTensorMode(allow_non_fake_inputs=True), model_folder.quiet(), torch.random.fork_rng(), NOT_PACKED:
         model = blank(json.loads(content), dict(depths), labels, stored)
         if technique == "qlora":
             qlora.quantize_model(model)
-        methods.apply(model, "lora" if technique == "qlora" else technique, **dict(settings)).train()
+        with no_init_weights():  # sortear o que não tem números seria perguntar por eles
+            methods.apply(model, "lora" if technique == "qlora" else technique, **dict(settings)).train()
         if checkpointing:
             qlora.checkpoint(model)
         ids = torch.ones(batch, length, dtype=torch.long)
-        inputs = {"input_ids": ids, "labels": ids[:, 0] % 2 if modules.head(model) else ids}
+        answers = ids.new_ones(batch, target) if target and model.config.is_encoder_decoder else ids
+        inputs = {"input_ids": ids, "labels": ids[:, 0] % 2 if modules.head(model) else answers}
         if padding:
             inputs["attention_mask"] = torch.ones_like(ids)
         measured = meter.measure(model, inputs, optimizer, computed)
@@ -339,7 +355,18 @@ def divide(plan: Plan, trial: dict[str, int]) -> Plan:
 
 def again(given: Plan, **changes: Any) -> Plan:
     """O mesmo plano, com outra coisa no lugar do que `changes` diz. Outra técnica perde os ajustes da que havia."""
-    fields = ("technique", "precision", "batch", "length", "padding", "checkpointing", "devices", "sharding", "labels")
+    fields = (
+        "technique",
+        "precision",
+        "batch",
+        "length",
+        "target",
+        "padding",
+        "checkpointing",
+        "devices",
+        "sharding",
+        "labels",
+    )
     asked = {name: getattr(given, name) for name in fields} | {"optimizer": given.optimizer_name}
     settings = {} if "technique" in changes else given.settings
     return plan(given.config, **(asked | settings | changes))

@@ -86,8 +86,9 @@ def quantize(weight: torch.Tensor, block_size: int = 64) -> tuple[torch.Tensor, 
     if not weight.is_floating_point():
         raise ValueError(f"O peso é de {weight.dtype}, e só se quantiza ponto flutuante. Ele já está em 4 bits?")
     if isinstance(weight, FakeTensor):  # um ensaio de memória: há formas, e não há números
-        codes = weight.new_empty(math.ceil(weight.numel() / 2), dtype=torch.uint8)
-        return codes, weight.new_empty(math.ceil(weight.numel() / block_size), dtype=torch.float32)
+        blocks = math.ceil(weight.numel() / block_size)
+        codes = weight.new_empty(blocks * block_size // 2, dtype=torch.uint8)[: math.ceil(weight.numel() / 2)]
+        return codes, weight.new_empty(blocks, dtype=torch.float32)
     blocks = in_blocks(weight, block_size)
     absmax = blocks.abs().amax(1)
     if not absmax.isfinite().all():

@@ -149,7 +149,8 @@ def memory(plans: Sequence[Any], names: Sequence[str] | None = None, ax: Axes | 
     comma(ax.xaxis, 0 if max(peaks) >= 5 else 1)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    height = ax.get_position().height * ax.get_figure(root=True).get_figheight()
+    figure: Any = ax.get_figure(root=True)
+    height = ax.get_position().height * figure.get_figheight()
     below = -0.9 / height  # em polegadas, o lugar dos números do eixo e do nome dele
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncols=2, fontsize="small")
     return ax
@@ -199,6 +200,33 @@ def low_rank(d: int, r: int, ax: Axes | None = None) -> Axes:
     ax.text(left + r + gap + d / 2, d / 2, "BA", ha="center", va="center")
     ax.text(left + r + 2 * gap + d, d + gap, f"A, {r} × {d}", va="center")
     ax.set(xlim=(-2, left + 1.65 * d), ylim=(-2, d + r + gap + 2), aspect="equal")
+    ax.axis("off")
+    return ax
+
+
+def bias_and_scale(ax: Axes | None = None) -> Axes:
+    """Um bloco do BERT: embaixo de cada peça o viés que BitFit treina, + b; nas setas, os três vetores de IA³, × l."""
+    ax = axes(figsize=(7.5, 2.9)) if ax is None else ax
+    places = [("Q", 0, 2), ("K", 0, 1), ("V", 0, 0), ("softmax", 2, 1.5), ("O", 4, 0.75),
+              ("normali-\nzação", 5.4, 0.75), ("W₁", 6.8, 0.75), ("GELU", 8.1, 0.75), ("W₂", 9.9, 0.75),
+              ("normali-\nzação", 11.3, 0.75)]  # fmt: skip
+    arrows = [(0, 3, ""), (1, 3, "× l"), (3, 4, ""), (2, 4, "× l"), (4, 5, ""), (5, 6, ""), (6, 7, ""), (7, 8, "× l"),
+              (8, 9, "")]  # fmt: skip
+    for name, x, y in places:
+        small = len(name) > 6
+        ax.text(x, y, name, ha="center", va="center", fontsize=8 if small else 11,
+                bbox={"boxstyle": "round", "facecolor": "#EEEEEE", "edgecolor": "gray"})  # fmt: skip
+        if name not in ("softmax", "GELU"):
+            ax.text(x, y - 0.52, "+ b", ha="center", va="center", color=COLORS[0], weight="bold")
+    for start, end, mark in arrows:
+        (before, x0, y0), (after, x1, y1) = places[start], places[end]
+        wide = {name: 26 if len(name) > 2 else 14 for name in (before, after)}
+        tip = {"arrowstyle": "->", "color": "gray", "shrinkA": wide[before], "shrinkB": wide[after]}
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=tip)
+        x, y = (x0 + x1) / 2 - 0.3 * (end < 5), (y0 + y1) / 2 + 0.02
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        ax.text(x, y, mark, ha="center", va="center", color=COLORS[1], weight="bold", bbox=white if mark else None)
+    ax.set(xlim=(-0.5, 12), ylim=(-0.8, 2.4))
     ax.axis("off")
     return ax
 

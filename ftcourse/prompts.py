@@ -79,9 +79,9 @@ class PromptTuningConfig(VirtualTokensConfig):
                 'prompt_tuning_init="TEXT" é o nome de peft; aqui o texto vem em tokens: '
                 'prompt_tuning_init=tokenizer("boa ruim").input_ids.'
             )
-        ids = torch.randint(len(weight), (p,)) if start == "SAMPLE_VOCAB" else torch.tensor(start)
-        if ids.min() < 0 or ids.max() >= len(weight):
+        if start != "SAMPLE_VOCAB" and not 0 <= min(start) <= max(start) < len(weight):
             raise ValueError(f"prompt_tuning_init={start!r}: os tokens deste modelo vão de 0 a {len(weight) - 1}.")
+        ids = torch.randint(len(weight), (p,)) if start == "SAMPLE_VOCAB" else torch.tensor(start)
         ids = ids.repeat(-(-p // len(ids)))[:p]
         return table(ids.to(weight.device)).to(torch.float32, copy=True)
 

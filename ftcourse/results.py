@@ -271,13 +271,13 @@ def difference(task: str, one: str, other: str) -> pd.DataFrame:
     """Quanto uma variante fica acima de outra na primeira medida, por fonte: média e meio intervalo de 95 %.
 
     Semente a semente e frase a frase: a mesma semente dá às duas a mesma cabeça inicial e a mesma ordem das frases, e
-    cada repetição do sorteio vale para as duas.
+    cada repetição do sorteio vale para as duas. Vazia se uma delas ainda não rodou.
     """
     done = {(r["variant"], r["seed"]): r for r in tested(task)}
     seeds = sorted(seed for variant, seed in done if variant == one and (other, seed) in done)
     loaded, measure, table = tasks.load(task), MEASURES[task][0], {}
     known = evaluated(loaded, "test")
-    pair = [statistics(loaded, known, [done[variant, seed] for seed in seeds]) for variant in (one, other)]
+    pair = [statistics(loaded, known, [done[v, seed] for seed in seeds]) for v in (one, other) if seeds]
     for source in SOURCES[task] if seeds else ():
         gaps = [done[one, s]["metrics"][source][measure] - done[other, s]["metrics"][source][measure] for s in seeds]
         values = resampled(pair[0][source]) - resampled(pair[1][source])

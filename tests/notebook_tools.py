@@ -29,6 +29,7 @@ SHORTER = {
     r"\bsteps=[2-9]\d\b": "steps=4",
     r"batch_size=\d+": "batch_size=4",
     r"repeats=\d+": "repeats=2",
+    r"windows=\d+": "windows=4",
     r"select\(range\(\d{3}\)\)": "select(range(40))",
     r"tqdm\(range\(\d+\)": "tqdm(range(3)",
 }
