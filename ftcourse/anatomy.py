@@ -93,8 +93,8 @@ def speak(model: nn.Module, vectors: torch.Tensor) -> torch.Tensor:
         return model.cls(vectors)
     stack = modules.stacks(model)[-1]
     vectors = (stack.norm if hasattr(stack, "norm") else stack.final_layer_norm)(vectors)
-    if model.config.is_encoder_decoder and model.config.tie_word_embeddings:
-        vectors = vectors * model.config.d_model**-0.5  # o T5 amarrado divide por √d antes da saída
+    if getattr(model.config, "scale_decoder_outputs", False):  # o T5 divide por √d antes da saída
+        vectors = vectors * model.config.d_model**-0.5
     return model.lm_head(vectors)
 
 
