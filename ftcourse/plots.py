@@ -204,6 +204,42 @@ def low_rank(d: int, r: int, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def bottlenecks(ax: Axes | None = None) -> Axes:
+    """Um bloco do BERT, de baixo para cima, com LoRA, com Houlsby e com Pfeiffer; em laranja, o que treina."""
+    ax = axes(figsize=(9, 6)) if ax is None else ax
+
+    def box(x, y, width, height, label="", **how):
+        look = {"facecolor": "white", "edgecolor": "black", "zorder": 2} | how
+        ax.add_patch(plt.Rectangle((x - width / 2, y), width, height, **look))
+        ax.text(x, y + height / 2, label, ha="center", va="center", fontsize=12, zorder=3)
+
+    def hourglass(x, y):
+        half = np.array([(0.75, 0), (0.2, 0.5), (0.75, 1)])
+        outline = np.array([x, y]) + np.vstack([half, half[::-1] * (-1, 1)])
+        ax.add_patch(plt.Polygon(outline, facecolor=COLORS[1], zorder=2))
+
+    for column, (title, after) in enumerate({"LoRA": (), "Houlsby": (0, 1), "Pfeiffer": (1,)}.items()):
+        x = 4.2 * column
+        ax.annotate("", (x, 10), (x, -0.2), arrowprops={"arrowstyle": "-|>", "color": "black", "shrinkB": 0})
+        for i, part in enumerate(("atenção", "feed-forward")):
+            y = 0.7 + 4.8 * i
+            box(x, y, 2.4, 0.9, part)
+            ax.plot([x, x - 1.6, x - 1.6, x], [y - 0.4, y - 0.4, y + 2.8, y + 2.8], "k-", linewidth=1, zorder=1)
+            ring = {"boxstyle": "circle,pad=0.15", "facecolor": "white"}
+            ax.text(x, y + 2.8, "+", ha="center", va="center", fontsize=13, bbox=ring, zorder=3)
+            box(x, y + 3.4, 1.3, 0.6, "LN")
+            if i in after:
+                hourglass(x, y + 1.3)
+            if not after:
+                box(x + 1.45, y, 0.25, 0.9, facecolor=COLORS[1], edgecolor="none")
+        if title != "LoRA":
+            ax.text(x + 0.95, 7.3, "lê u" if title == "Houlsby" else "lê\nLN(x + u)", va="center", fontsize=12)
+        ax.text(x, 10.4, title, ha="center", fontsize=14)
+    ax.set(xlim=(-2, 11.2), ylim=(-0.4, 11.1), aspect="equal")
+    ax.axis("off")
+    return ax
+
+
 def bias_and_scale(ax: Axes | None = None) -> Axes:
     """Um bloco do BERT: embaixo de cada peça o viés que BitFit treina, + b; nas setas, os três vetores de IA³, × l."""
     ax = axes(figsize=(7.5, 2.9)) if ax is None else ax
