@@ -220,7 +220,8 @@ def bottlenecks(ax: Axes | None = None) -> Axes:
 
     for column, (title, after) in enumerate({"LoRA": (), "Houlsby": (0, 1), "Pfeiffer": (1,)}.items()):
         x = 4.2 * column
-        ax.annotate("", (x, 10), (x, -0.2), arrowprops={"arrowstyle": "-|>", "color": "black", "shrinkB": 0})
+        tip = {"arrowstyle": "-|>", "color": "black", "shrinkB": 0}
+        ax.annotate("", (x, 10), (x, -0.2), arrowprops=tip, zorder=1)
         for i, part in enumerate(("atenção", "feed-forward")):
             y = 0.7 + 4.8 * i
             box(x, y, 2.4, 0.9, part)
