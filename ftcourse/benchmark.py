@@ -278,8 +278,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
         results.publish(task)
         print(results.markdown(task))
     if not given.importa and not costs.COSTS.exists():
-        print("custo do passo de cada técnica: um minuto", flush=True)
-        write_jsonl(costs.COSTS, costs.measure())
+        print("custo de cada técnica, com a máquina livre: uns cinco minutos", flush=True)
+        write_jsonl(costs.COSTS, [row for task in experiments.COMPARED for row in costs.measure(task=task)])
 
 
 if __name__ == "__main__":

@@ -157,6 +157,9 @@ EXPERIMENTS = (
 EXPLANATIONS = (("full", "full", 2), ("lora", "lora", 2), ("lora_r64", "lora", 1))
 
 
+COMPARED = (BERT, LLAMA, T5)  # as tarefas em que se comparam as técnicas, uma por família
+
+
 def of(task: str) -> tuple[Experiment, ...]:
     """As experiências que a tabela de uma tarefa mostra, na ordem dela."""
     choose("a tarefa da comparação,", task, FAMILY)
