@@ -6,56 +6,49 @@ from ftcourse.exercises import compare, returned, tensor
 from ftcourse.training import schedule
 
 
-def walk(steps, warmup, first=0):
-    """Quantas taxas inteiras cabem num treino: a soma do cronograma."""
-    return sum(schedule(step, steps, warmup) for step in range(first, first + steps))
+def walk(steps, first=0):
+    """Quantas taxas inteiras cabem num treino: a soma do cronograma, com o aquecimento do curso."""
+    return sum(schedule(step, steps, 0.1) for step in range(first, first + steps))
 
 
 def exercise_1(peak):
-    """`peak(size, times, steps, warmup)` → a taxa do pico com que um número anda, no máximo, times × size."""
+    """`peak(size, times, steps)` → a taxa do pico com que um número anda, no máximo, times × size."""
     mistakes = {
         "isso serve a um cronograma em que todo passo tem a taxa do pico. Aqui ela sobe e desce.": (
-            lambda size, times, steps, warmup: size * times / steps
+            lambda size, times, steps: size * times / steps
         ),
         "você tomou o cronograma como um triângulo perfeito. É quase isso: some o que ele vale em cada passo.": (
-            lambda size, times, steps, warmup: 2 * size * times / steps
+            lambda size, times, steps: 2 * size * times / steps
         ),
-        "isso é para chegar lá num passo só.": lambda size, times, steps, warmup: size * times,
-        "falta times: essa taxa deixa andar uma vez o tamanho.": (
-            lambda size, times, steps, warmup: size / walk(steps, warmup)
-        ),
+        "isso é para chegar lá num passo só.": lambda size, times, steps: size * times,
+        "falta times: essa taxa deixa andar uma vez o tamanho.": lambda size, times, steps: size / walk(steps),
         "falta size: quanto se anda se mede em relação ao tamanho dos números.": (
-            lambda size, times, steps, warmup: times / walk(steps, warmup)
+            lambda size, times, steps: times / walk(steps)
         ),
         "você dividiu por times: quem quer ir mais longe precisa de uma taxa maior.": (
-            lambda size, times, steps, warmup: size / times / walk(steps, warmup)
+            lambda size, times, steps: size / times / walk(steps)
         ),
         "você dividiu por size: números maiores pedem uma taxa maior.": (
-            lambda size, times, steps, warmup: times / size / walk(steps, warmup)
+            lambda size, times, steps: times / size / walk(steps)
         ),
         "está de cabeça para baixo: quanto mais passos, menor a taxa de que se precisa.": (
-            lambda size, times, steps, warmup: walk(steps, warmup) / (size * times)
+            lambda size, times, steps: walk(steps) / (size * times)
         ),
         "você multiplicou pela soma: cada passo a mais deixa a taxa ser menor.": (
-            lambda size, times, steps, warmup: size * times * walk(steps, warmup)
+            lambda size, times, steps: size * times * walk(steps)
         ),
         "o primeiro passo é o 0 e o último, steps − 1: você somou de 1 a steps.": (
-            lambda size, times, steps, warmup: size * times / walk(steps, warmup, first=1)
+            lambda size, times, steps: size * times / walk(steps, first=1)
         ),
         "você usou a média do cronograma, e o que se anda é a soma.": (
-            lambda size, times, steps, warmup: size * times / (walk(steps, warmup) / steps)
+            lambda size, times, steps: size * times / (walk(steps) / steps)
         ),
-        "o aquecimento é o que a função recebe, e não o do treino deste caderno.": (
-            lambda size, times, steps, warmup: size * times / walk(steps, 0.1)
-        ),
-        "falta dividir pela soma a parte de times: size × times, tudo dividido.": (
-            lambda size, times, steps, warmup: size + times / walk(steps, warmup)
-        ),
+        "times multiplica size. Você os somou.": lambda size, times, steps: (size + times) / walk(steps),
     }
     compare(
         peak,
-        ((0.94, 1.0, 100, 0.1), (0.11, 3.0, 300, 0.06), (1.5, 0.5, 40, 0.25)),
-        lambda size, times, steps, warmup: size * times / walk(steps, warmup),
+        ((0.94, 1.0, 100), (0.11, 3.0, 300), (1.5, 0.5, 40)),
+        lambda size, times, steps: size * times / walk(steps),
         mistakes,
         "em cada passo se anda, no máximo, a taxa daquele passo: a do pico vezes o que o cronograma vale nele.",
     )
@@ -134,9 +127,6 @@ def exercise_3(attend):
         "as notas são logaritmos: antes de comparar, passe-as por exp.": join(lambda p, t: p / (p + t)),
         "você somou as duas saídas: cada uma já é uma média, e a soma dos pesos tem de dar 1.": join(
             lambda p, t: torch.ones_like(p), lambda share, prefix, text: prefix + text
-        ),
-        "falta dividir: exp das notas dá pesos que não somam 1.": join(
-            torch.exp, lambda share, prefix, text: share * prefix + text
         ),
         "você deu o mesmo λ a todos os tokens, e cada um olha para o prefixo quanto quer.": (
             lambda prefix, p, text, t: right(p.mean(), t.mean()) * prefix + (1 - right(p.mean(), t.mean())) * text
