@@ -303,3 +303,41 @@ def found(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) ->
     ax.invert_yaxis()
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=len(names))
     return ax
+
+
+def virtual_tokens(ax: Axes | None = None, p: int = 3, T: int = 5, layers: int = 3) -> Axes:
+    """Onde entram os tokens virtuais: no prompt, p vetores na entrada; no prefixo, chaves e valores em cada camada.
+
+    Uma coluna por posição, a entrada embaixo: cheio, o que treina; claro, o que se calcula dele; cinza, o texto.
+    """
+    ax = axes(figsize=(8, 3.6)) if ax is None else ax
+    kinds = {"treina": (COLORS[1], 1), "calculado a partir do que treina": (COLORS[1], 0.3), "texto": (COLORS[4], 0.15)}
+    labels = dict(kinds)
+    for panel, title in enumerate(("prompt tuning", "prefix tuning")):
+        left = panel * (p + T + 2)
+        for row in range(layers + 1):
+            for column in range(p + T):
+                kind = (
+                    "texto"
+                    if column >= p
+                    else "treina"
+                    if bool(row) == bool(panel)
+                    else "calculado a partir do que treina"
+                )
+                if panel and not row and column < p:  # na entrada não há prefixo
+                    continue
+                color, alpha = kinds[kind]
+                box = plt.Rectangle(
+                    (left + column, row * 1.3), 0.85, 0.9, facecolor=color, alpha=alpha, edgecolor="none"
+                )
+                box.set_label(kind if labels.pop(kind, None) else None)
+                ax.add_patch(box)
+        ax.text(left, layers * 1.3 + 1.15, title)
+    for row in range(layers + 1):
+        ax.text(
+            -0.4, row * 1.3 + 0.45, f"camada {row}" if row else "entrada", ha="right", va="center", fontsize="small"
+        )
+    ax.set(xlim=(-3.2, 2 * (p + T) + 2.2), ylim=(-0.3, layers * 1.3 + 1.9))
+    ax.axis("off")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.55, 0.02), ncols=3, fontsize="small")
+    return ax
