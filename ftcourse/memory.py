@@ -54,13 +54,7 @@ CARDS = {"T4": 16, "RTX 4090": 24, "A100 40 GB": 40, "L40S": 48, "A100 80 GB": 8
 GIB = 2**30
 # transformers olharia os números das posições, à procura de textos colados um no outro; os de um ensaio não estão.
 NOT_PACKED = mock.patch("transformers.masking_utils.find_packed_sequence_indices", return_value=None, create=True)
-LEVELS = {
-    "ddp": 0,
-    "zero1": 1,
-    "zero2": 2,
-    "zero3": 3,
-    "fsdp": 3,
-}  # o que se divide: nada, otimizador, gradientes, pesos
+LEVELS = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp": 3}  # divide-se nada, o otimizador, gradientes, pesos
 COUNTED = {"batch": "O lote", "length": "O comprimento", "target": "A resposta", "devices": "O número de placas",
            "labels": "O número de classes"}  # fmt: skip
 DEPTHS = {False: ("num_hidden_layers",), True: ("num_layers", "num_decoder_layers")}

@@ -254,9 +254,9 @@ class Tracker(TorchDispatchMode):
 
 
 def blocks(model: nn.Module) -> list[nn.ModuleList]:
-    """Os blocos de cada pilha do modelo."""
+    """Os blocos de cada pilha do modelo: a lista de módulos mais externa dela."""
     lists = [[m for m in stack.modules() if isinstance(m, nn.ModuleList)] for stack in modules.stacks(model)]
-    return [max(found, key=len) for found in lists if found]
+    return [found[0] for found in lists if found]
 
 
 def kinds(model: nn.Module) -> dict[nn.Module, str]:
