@@ -115,7 +115,7 @@ def tables(notebook, name):
         for heading in re.findall(r"<th[^>]*>([^<]*)</th>", html):
             if found := ENGLISH & set(re.findall(r"\w+", heading)):
                 yield f"{', '.join(sorted(found))}: {cell.source[:60]}"
-        if found := re.search(r">\s*[^\s<]*\d\.\d{1,2}\b[^<]*<|>\s*[-−+]?0\.\d[^<]*<", html):
+        if found := re.search(r">\s*[^\s<a-z]*\d\.\d{1,2}\b[^<]*<|>\s*[-−+]?0\.\d[^<]*<", html):
             yield f"ponto decimal, {found[0]}: {cell.source[:60]}"
 
 
