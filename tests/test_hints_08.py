@@ -131,7 +131,7 @@ RIGHT = {
 
 
 def test_the_closed_form_of_the_line_is_what_a_sample_gives():
-    for mean, std in ((0.0, 1.0), (-1.5, 0.7), (2.0, 3.0)):
+    for mean, std in ((0.0, 1.0), (-0.7, 0.7), (2.0, 3.0)):
         z = sample(mean, std)
         on, first, variance = nb08.moments(mean, std)
         assert math.isclose(on, line(z)[0], rel_tol=0.02)
