@@ -119,9 +119,12 @@ def timed(models_of: dict[str, PreTrainedModel], batch: dict, repeats: int) -> d
 
 
 def measured(task: str = experiments.BERT) -> pd.DataFrame:
-    """O custo gravado de cada técnica numa tarefa, com a variante como índice."""
+    """O custo gravado de cada técnica numa tarefa, com a variante como índice; vazia, se ainda não se mediu."""
     rows = [json.loads(line) for line in COSTS.read_text(encoding="utf-8").splitlines()]
-    return pd.DataFrame([row for row in rows if row["task"] == task]).set_index("variant")
+    found = {row["variant"]: row for row in rows if row["task"] == task}
+    return (
+        pd.DataFrame(found.values(), index=found.keys()).rename_axis("variant").drop(columns="variant", errors="ignore")
+    )
 
 
 def current(rows: Iterable[dict]) -> list[dict]:

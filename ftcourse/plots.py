@@ -149,7 +149,8 @@ def memory(plans: Sequence[Any], names: Sequence[str] | None = None, ax: Axes | 
     comma(ax.xaxis, 0 if max(peaks) >= 5 else 1)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    height = ax.get_position().height * ax.get_figure(root=True).get_figheight()
+    figure: Any = ax.get_figure(root=True)
+    height = ax.get_position().height * figure.get_figheight()
     below = -0.9 / height  # em polegadas, o lugar dos números do eixo e do nome dele
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncols=2, fontsize="small")
     return ax
@@ -203,6 +204,70 @@ def low_rank(d: int, r: int, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def bottlenecks(ax: Axes | None = None) -> Axes:
+    """Um bloco do BERT, de baixo para cima, com LoRA, com Houlsby e com Pfeiffer; em laranja, o que treina."""
+    ax = axes(figsize=(9, 6)) if ax is None else ax
+
+    def box(x, y, width, height, label="", **how):
+        look = {"facecolor": "white", "edgecolor": "black", "zorder": 2} | how
+        ax.add_patch(plt.Rectangle((x - width / 2, y), width, height, **look))
+        ax.text(x, y + height / 2, label, ha="center", va="center", fontsize=12, zorder=3)
+
+    def hourglass(x, y):
+        half = np.array([(0.75, 0), (0.2, 0.5), (0.75, 1)])
+        outline = np.array([x, y]) + np.vstack([half, half[::-1] * (-1, 1)])
+        ax.add_patch(plt.Polygon(outline, facecolor=COLORS[1], zorder=2))
+
+    for column, (title, after) in enumerate({"LoRA": (), "Houlsby": (0, 1), "Pfeiffer": (1,)}.items()):
+        x = 4.2 * column
+        tip = {"arrowstyle": "-|>", "color": "black", "shrinkB": 0}
+        ax.annotate("", (x, 10), (x, -0.2), arrowprops=tip, zorder=1)
+        for i, part in enumerate(("atenção", "feed-forward")):
+            y = 0.7 + 4.8 * i
+            box(x, y, 2.4, 0.9, part)
+            ax.plot([x, x - 1.6, x - 1.6, x], [y - 0.4, y - 0.4, y + 2.8, y + 2.8], "k-", linewidth=1, zorder=1)
+            ring = {"boxstyle": "circle,pad=0.15", "facecolor": "white"}
+            ax.text(x, y + 2.8, "+", ha="center", va="center", fontsize=13, bbox=ring, zorder=3)
+            box(x, y + 3.4, 1.3, 0.6, "LN")
+            if i in after:
+                hourglass(x, y + 1.3)
+            if not after:
+                box(x + 1.45, y, 0.25, 0.9, facecolor=COLORS[1], edgecolor="none")
+        if title != "LoRA":
+            ax.text(x + 0.95, 7.3, "lê u" if title == "Houlsby" else "lê\nLN(x + u)", va="center", fontsize=12)
+        ax.text(x, 10.4, title, ha="center", fontsize=14)
+    ax.set(xlim=(-2, 11.2), ylim=(-0.4, 11.1), aspect="equal")
+    ax.axis("off")
+    return ax
+
+
+def bias_and_scale(ax: Axes | None = None) -> Axes:
+    """Um bloco do BERT: embaixo de cada peça o viés que BitFit treina, + b; nas setas, os três vetores de IA³, × l."""
+    ax = axes(figsize=(7.5, 2.9)) if ax is None else ax
+    places = [("Q", 0, 2), ("K", 0, 1), ("V", 0, 0), ("softmax", 2, 1.5), ("O", 4, 0.75),
+              ("normali-\nzação", 5.4, 0.75), ("W₁", 6.8, 0.75), ("GELU", 8.1, 0.75), ("W₂", 9.9, 0.75),
+              ("normali-\nzação", 11.3, 0.75)]  # fmt: skip
+    arrows = [(0, 3, ""), (1, 3, "× l"), (3, 4, ""), (2, 4, "× l"), (4, 5, ""), (5, 6, ""), (6, 7, ""), (7, 8, "× l"),
+              (8, 9, "")]  # fmt: skip
+    for name, x, y in places:
+        small = len(name) > 6
+        ax.text(x, y, name, ha="center", va="center", fontsize=8 if small else 11,
+                bbox={"boxstyle": "round", "facecolor": "#EEEEEE", "edgecolor": "gray"})  # fmt: skip
+        if name not in ("softmax", "GELU"):
+            ax.text(x, y - 0.52, "+ b", ha="center", va="center", color=COLORS[0], weight="bold")
+    for start, end, mark in arrows:
+        (before, x0, y0), (after, x1, y1) = places[start], places[end]
+        wide = {name: 26 if len(name) > 2 else 14 for name in (before, after)}
+        tip = {"arrowstyle": "->", "color": "gray", "shrinkA": wide[before], "shrinkB": wide[after]}
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=tip)
+        x, y = (x0 + x1) / 2 - 0.3 * (end < 5), (y0 + y1) / 2 + 0.02
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        ax.text(x, y, mark, ha="center", va="center", color=COLORS[1], weight="bold", bbox=white if mark else None)
+    ax.set(xlim=(-0.5, 12), ylim=(-0.8, 2.4))
+    ax.axis("off")
+    return ax
+
+
 def rates(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) -> Axes:
     """Acurácia contra taxa de aprendizado, uma linha por técnica; o anel marca a melhor.
 
@@ -237,4 +302,42 @@ def found(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) ->
     comma(ax.xaxis, 1)
     ax.invert_yaxis()
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=len(names))
+    return ax
+
+
+def virtual_tokens(ax: Axes | None = None, p: int = 3, T: int = 5, layers: int = 3) -> Axes:
+    """Onde entram os tokens virtuais: no prompt, p vetores na entrada; no prefixo, chaves e valores em cada camada.
+
+    Uma coluna por posição, a entrada embaixo: cheio, o que treina; claro, o que se calcula dele; cinza, o texto.
+    """
+    ax = axes(figsize=(8, 3.6)) if ax is None else ax
+    kinds = {"treina": (COLORS[1], 1), "calculado a partir do que treina": (COLORS[1], 0.3), "texto": (COLORS[4], 0.15)}
+    labels = dict(kinds)
+    for panel, title in enumerate(("prompt tuning", "prefix tuning")):
+        left = panel * (p + T + 2)
+        for row in range(layers + 1):
+            for column in range(p + T):
+                kind = (
+                    "texto"
+                    if column >= p
+                    else "treina"
+                    if bool(row) == bool(panel)
+                    else "calculado a partir do que treina"
+                )
+                if panel and not row and column < p:  # na entrada não há prefixo
+                    continue
+                color, alpha = kinds[kind]
+                box = plt.Rectangle(
+                    (left + column, row * 1.3), 0.85, 0.9, facecolor=color, alpha=alpha, edgecolor="none"
+                )
+                box.set_label(kind if labels.pop(kind, None) else None)
+                ax.add_patch(box)
+        ax.text(left, layers * 1.3 + 1.15, title)
+    for row in range(layers + 1):
+        ax.text(
+            -0.4, row * 1.3 + 0.45, f"camada {row}" if row else "entrada", ha="right", va="center", fontsize="small"
+        )
+    ax.set(xlim=(-3.2, 2 * (p + T) + 2.2), ylim=(-0.3, layers * 1.3 + 1.9))
+    ax.axis("off")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.55, 0.02), ncols=3, fontsize="small")
     return ax

@@ -88,7 +88,7 @@ def evaluated(task: tasks.Task, split: str) -> datasets.Dataset:
 
 def sources_of(task: tasks.Task, known: datasets.Dataset) -> np.ndarray:
     """A fonte de cada linha: (n,). Uma tarefa de fonte única não a repete em cada linha."""
-    return np.array(known["source"] if "source" in known.column_names else [*SOURCES[task.name]] * len(known))
+    return np.array(known["source"][:] if "source" in known.column_names else [*SOURCES[task.name]] * len(known))
 
 
 # ---------------------------------------------------------------- a taxa
@@ -231,15 +231,16 @@ def half_width(values: np.ndarray, n: int) -> float:
 def statistics(task: tasks.Task, known: datasets.Dataset, rows: list[dict]) -> dict[str, np.ndarray]:
     """De cada frase e semente, o que soma para dar a primeira medida da tarefa: {fonte: (sementes, n, k)}."""
     sources, found = sources_of(task, known), []
+    expected = known["label" if task.labels else "target"][:]
     for row in rows:
         if task.labels:
-            same = np.array([int(answer) for answer in row["predictions"]]) == np.array(known["label"])
+            same = np.array([int(answer) for answer in row["predictions"]]) == np.array(expected)
             found.append(same[:, None].astype(float))
         elif MEASURES[task.name][0] == "chrf":
-            counts = CHRF()._extract_corpus_statistics(row["predictions"], [list(known["target"])])
+            counts = CHRF()._extract_corpus_statistics(row["predictions"], [expected])
             found.append(np.array(counts, float))
         else:
-            same = [answer == target for answer, target in zip(row["predictions"], known["target"], strict=True)]
+            same = [answer == target for answer, target in zip(row["predictions"], expected, strict=True)]
             found.append(np.array(same, float)[:, None])
     return {source: np.array(found)[:, sources == source] for source in SOURCES[task.name]}
 
@@ -271,13 +272,13 @@ def difference(task: str, one: str, other: str) -> pd.DataFrame:
     """Quanto uma variante fica acima de outra na primeira medida, por fonte: média e meio intervalo de 95 %.
 
     Semente a semente e frase a frase: a mesma semente dá às duas a mesma cabeça inicial e a mesma ordem das frases, e
-    cada repetição do sorteio vale para as duas.
+    cada repetição do sorteio vale para as duas. Vazia se uma delas ainda não rodou.
     """
     done = {(r["variant"], r["seed"]): r for r in tested(task)}
     seeds = sorted(seed for variant, seed in done if variant == one and (other, seed) in done)
     loaded, measure, table = tasks.load(task), MEASURES[task][0], {}
     known = evaluated(loaded, "test")
-    pair = [statistics(loaded, known, [done[variant, seed] for seed in seeds]) for variant in (one, other)]
+    pair = [statistics(loaded, known, [done[v, seed] for seed in seeds]) for v in (one, other) if seeds]
     for source in SOURCES[task] if seeds else ():
         gaps = [done[one, s]["metrics"][source][measure] - done[other, s]["metrics"][source][measure] for s in seeds]
         values = resampled(pair[0][source]) - resampled(pair[1][source])

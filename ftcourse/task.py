@@ -47,7 +47,7 @@ class Task:
 
         Levanta ValueError se uma delas não tem token algum, e o que `tokenize` levanta.
         """
-        encoded = tokenize(tokenizer, rows["text"], truncation=True)
+        encoded = tokenize(tokenizer, rows["text"][:], truncation=True)
         if (empty := next((i for i, ids in enumerate(encoded) if not ids), None)) is not None:
             raise ValueError(
                 f"{where(empty, rows['text'][empty])} não dá token algum, e este tokenizador não põe o de começo nem "
@@ -55,11 +55,12 @@ class Task:
             )
         return [
             {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": label}
-            for ids, label in zip(encoded, rows["label"], strict=True)
+            for ids, label in zip(encoded, rows["label"][:], strict=True)
         ]
 
     def metrics(self, predictions: Sequence | np.ndarray, references: Sequence[int]) -> dict[str, float]:
         """Acurácia, MCC e F1 macro, de 0 a 1 (MCC: de −1 a 1), e o número de exemplos. predictions: (n,) inteiros."""
+        references = references[:]  # de uma coluna de datasets, cada medida leria outra vez, número por número
         return {
             "accuracy": float(sklearn.metrics.accuracy_score(references, predictions)),
             "mcc": float(sklearn.metrics.matthews_corrcoef(references, predictions)),

@@ -25,10 +25,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<details>\s*<summary>Solução</summary>(.*?)</details>", re.S)
 WIDGET = "application/vnd.jupyter.widget-view+json"  # uma barra de progresso
 SHORTER = {
-    r"\bsteps=\d{3,}": "steps=20",
     r"\bsteps=[2-9]\d\b": "steps=4",
+    r"\bsteps=\d{3,}": "steps=20",
     r"batch_size=\d+": "batch_size=4",
     r"repeats=\d+": "repeats=2",
+    r"windows=\d+": "windows=4",
     r"select\(range\(\d{3}\)\)": "select(range(40))",
     r"tqdm\(range\(\d+\)": "tqdm(range(3)",
 }

@@ -201,7 +201,7 @@ def spelling(notebook, name):
 
     text = re.sub(r"(?<!\*)\*[^*\n]+\*(?!\*)", " ", "\n\n".join(map(prose, markdown(notebook))))
     for word in sorted(set(re.findall(r"(?<![\w.])[^\W\d_]+(?:-[^\W\d_]+)*(?!\w)", text))):
-        if not re.search(r".[A-ZÀ-Ýᵀᵢ²]", word) and not known(word) and not all(map(known, word.split("-"))):
+        if not re.search(r".[A-ZÀ-Ýᵀᵢ²₀-₉]", word) and not known(word) and not all(map(known, word.split("-"))):
             yield word
 
 
@@ -475,6 +475,7 @@ def test_the_rehearsal_shortens_what_takes_long():
         "rows.select(range(384))": "rows.select(range(40))",
         "for seed in tqdm(range(20), desc='x'): draw(seed)": "for seed in tqdm(range(3), desc='x'): draw(seed)",
         "measure(repeats=15)": "measure(repeats=2)",
+        "Probe(family, windows=48)": "Probe(family, windows=4)",
         "train(steps=80, eval_steps=800)": "train(steps=4, eval_steps=800)",  # eval_steps é outra coisa
         "train(steps=8)": "train(steps=8)",
     }

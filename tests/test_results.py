@@ -190,6 +190,7 @@ def test_a_difference_is_paired_by_seed_and_by_sentence(written, known):
     other = [row("lora", 1e-3, s, answers=answers(known, 0.7, 10 + s)) for s in range(3)]
     written(*sweep, *same[:3], *other)
     assert results.difference(TASK, "lora", "full")["half"].min() > 0.01
+    assert results.difference(TASK, "bitfit", "full").empty  # a que ainda não rodou
 
 
 def test_the_chosen_rate_comes_with_the_distance_to_the_next(written):

@@ -1,4 +1,4 @@
-"""Caderno 01: os parâmetros de um bloco de BERT, os de um LLaMA inteiro, a posição rotatória."""
+"""Caderno 01: os parâmetros de um bloco do BERT, os de um LLaMA inteiro, a posição rotatória."""
 
 import math
 import re
@@ -14,7 +14,7 @@ def bert(d, d_ff):
 
 
 def exercise_1(bert_block):
-    """`bert_block(d, d_ff)` → quantos parâmetros tem um bloco de BERT."""
+    """`bert_block(d, d_ff)` → quantos parâmetros tem um bloco do BERT."""
     mistakes = {
         "isso são só as matrizes: faltam os vieses delas e as duas normalizações.": lambda d, f: bert(d, f) - 9 * d - f,
         "faltam os vieses, os das camadas lineares e os das normalizações: isso é um bloco sem nenhum.": (
@@ -36,8 +36,8 @@ def exercise_1(bert_block):
         "o feed-forward são duas matrizes, a que alarga e a que estreita; você contou uma.": (
             lambda d, f: bert(d, f) - d * f - d
         ),
-        "três matrizes no feed-forward é o de LLaMA, com porta. O de BERT tem duas.": lambda d, f: bert(d, f) + d * f,
-        "três camadas no feed-forward é o de LLaMA, com porta. O de BERT tem duas.": (
+        "três matrizes no feed-forward é o do LLaMA, com porta. O do BERT tem duas.": lambda d, f: bert(d, f) + d * f,
+        "três camadas no feed-forward é o do LLaMA, com porta. O do BERT tem duas.": (
             lambda d, f: bert(d, f) + d * f + f
         ),
         "d e d_ff estão trocados.": lambda d, f: bert(f, d),
@@ -84,7 +84,7 @@ def exercise_2(llama_parameters):
         "a atenção tem quatro matrizes: além de Q, K e V, a saída.": lambda v, d, n, h, k, f, t: (
             llama(v, d, n, h, k, f, t) - n * d * d
         ),
-        "o feed-forward de LLaMA tem porta: três matrizes, e não duas.": lambda v, d, n, h, k, f, t: (
+        "o feed-forward do LLaMA tem porta: três matrizes, e não duas.": lambda v, d, n, h, k, f, t: (
             llama(v, d, n, h, k, f, t) - n * d * f
         ),
         "faltam as duas normalizações de cada bloco, d números cada.": lambda v, d, n, h, k, f, t: (
@@ -97,10 +97,10 @@ def exercise_2(llama_parameters):
         "faltam todas as normalizações: duas por bloco e a final, d números cada.": lambda v, d, n, h, k, f, t: (
             llama(v, d, n, h, k, f, t) - n * 2 * d - d
         ),
-        "RMSNorm não tem viés: são d números por normalização, e não 2·d.": lambda v, d, n, h, k, f, t: (
+        "a RMSNorm não tem viés: são d números por normalização, e não 2·d.": lambda v, d, n, h, k, f, t: (
             llama(v, d, n, h, k, f, t) + n * 2 * d + d
         ),
-        "LLaMA não tem vieses nas camadas lineares.": lambda v, d, n, h, k, f, t: (
+        "o LLaMA não tem vieses nas camadas lineares.": lambda v, d, n, h, k, f, t: (
             llama(v, d, n, h, k, f, t) + n * (3 * d + 2 * (d // h * k) + 2 * f)
         ),
         "você contou um bloco só: são `layers` deles.": lambda v, d, n, h, k, f, t: llama(v, d, 1, h, k, f, t),
@@ -156,7 +156,7 @@ def unsigned(x, positions):
 
 
 def exercise_3(rotate):
-    """`rotate(x, positions)` → x girado conforme a posição, como em LLaMA: (cabeças, T, d), (T) → (cabeças, T, d)."""
+    """`rotate(x, positions)` → x girado conforme a posição, como no LLaMA: (cabeças, T, d), (T) → (cabeças, T, d)."""
     generator = torch.Generator().manual_seed(0)
     cases = [  # T nunca é d/2: um eixo a menos não passa por engano
         (torch.randn(heads, len(positions), d, generator=generator), positions)
@@ -209,7 +209,7 @@ def exercise_3(rotate):
             "nada gira; veja o que a sua função faz ao primeiro par na posição 1, que gira um radiano."
         ),
     )
-    return "é o giro de LLaMA. Não tem parâmetros, e q·k passa a depender só da diferença das posições."
+    return "é o giro do LLaMA. Não tem parâmetros, e q·k passa a depender só da diferença das posições."
 
 
 def rotation(rotate, x, positions):

@@ -106,7 +106,7 @@ def exercise_2(static_bytes):
         ((5_307_138, 5_307_138), (5_307_138, 66_306), (1_000, 250), (700, 0)),
         lambda total, trainable: 4 * total + 12 * trainable,
         mistakes,
-        "a seção 6 tem as quatro linhas. Quais delas existem para um parâmetro congelado? E para um que treina?",
+        "a tabela da seção 5 tem as quatro linhas. Quais existem para um parâmetro congelado? E para um que treina?",
         same=equal,
     )
     return "4 bytes por peso, e mais 12 por peso que treina. As ativações vêm por cima, e o caderno 03 as conta."

@@ -79,10 +79,10 @@ def exercise_2(answer):
     )
     norm, useful = alphas
     if (norm, useful) == (8, 32):
-        raise Wrong("os dois números estão trocados: qual coluna da seção 3 já ficava igual com α fixo?")
+        raise Wrong("os dois números estão trocados: qual coluna da tabela já ficava igual com α fixo?")
     if 128 in alphas:
         raise Wrong(
-            "128 mantém a razão α/r em 2: é usar α sozinho como escala, a primeira linha da seção 3. Nela crescem, de "
+            "128 mantém a razão α/r em 2: é usar α sozinho como escala, a primeira linha da tabela. Nela crescem, de "
             "r = 4 para r = 64, as duas colunas."
         )
     if 2 in alphas:
@@ -91,11 +91,11 @@ def exercise_2(answer):
         raise Wrong("0,5 divide α por tanto quanto r cresceu: é o caminho inverso, e o passo inteiro encolhe.")
     if norm == 8:
         raise Wrong(
-            "com α = 8 a norma cai: compare, na linha α/r da seção 3, r = 4 com r = 64.",
+            "com α = 8 a norma cai: compare, na linha α/r da tabela, r = 4 com r = 64.",
             "tudo é proporcional a α. Se a norma se dividiu por um tanto, por quanto α se multiplica?",
         )
     if useful == 32:
-        raise Wrong("esse conserva a norma. Na linha α/r da seção 3, quanto muda a parte contra o gradiente?")
+        raise Wrong("esse conserva a norma. Na linha α/r da tabela, quanto muda a parte contra o gradiente?")
     if (norm, useful) != (32, 8) and math.isclose(norm, 32, rel_tol=0.15) and math.isclose(useful, 8, rel_tol=0.15):
         raise Wrong("lido da tabela, está certo: falta arredondar cada α para a potência de dois mais próxima.")
     if norm != 32:
