@@ -153,7 +153,7 @@ def test_optimizers_keep_what_their_papers_say():
 # ---------------------------------------------------------------- propriedades
 
 
-@hypothesis.settings(max_examples=3, deadline=None)
+@hypothesis.settings(max_examples=2, deadline=None)
 @hypothesis.given(batch=st.integers(1, 3), length=st.integers(2, 12))
 def test_more_rows_or_longer_ones_never_need_less(batch, length):
     def need(**asked):
@@ -305,7 +305,7 @@ def test_advice_says_what_would_fit_and_it_does(full):
     assert ways and all(plan.peak < tight.peak for plan in ways.values())
     advice = memory.advise(tight, tight.peak - 1)
     assert advice.startswith("Não cabe") and all(way in advice for way in ways)
-    assert "modelo menor" in memory.advise(full, 1000) or "cabe numa T4" in memory.advise(full, 1000)
+    assert "Sem mudar nada, cabe numa T4" in memory.advise(tight, 1000)
 
 
 @pytest.mark.parametrize(
