@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import subprocess
 import sys
 
 import hypothesis
@@ -10,9 +9,9 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import transformers
-from toys import ROOT, tiny
+from toys import tiny
 
-from ftcourse import kept, memory, memory_table, meter, methods, modules, qlora
+from ftcourse import cli, kept, memory, memory_table, meter, methods, modules, qlora
 
 SIZES = {"vocab_size": 50, "pad_token_id": 0, "num_labels": 3}
 CONFIGS = {
@@ -156,7 +155,7 @@ def test_optimizers_keep_what_their_papers_say():
 # ---------------------------------------------------------------- propriedades
 
 
-@hypothesis.settings(max_examples=4, deadline=None)
+@hypothesis.settings(max_examples=2, deadline=None)
 @hypothesis.given(batch=st.integers(1, 3), length=st.integers(2, 12))
 def test_more_rows_or_longer_ones_never_need_less(batch, length):
     def need(**asked):
@@ -241,9 +240,12 @@ PUBLISHED = {  # milhões de parâmetros, e com que folga o artigo ou a ficha ar
 def test_a_known_model_has_the_published_number_of_parameters(name):
     published, slack = PUBLISHED[name]
     config = memory.read(name)[1]
-    with torch.device("meta"):
-        model = transformers.AutoModel.from_config(config)
-        total = sum(p.numel() for p in model.parameters())
+    depth, counts = config.num_hidden_layers, []
+    for layers in (2, 3):  # o resto das camadas é igual
+        config.num_hidden_layers = config.num_decoder_layers = layers
+        with torch.device("meta"):
+            counts.append(sum(p.numel() for p in transformers.AutoModel.from_config(config).parameters()))
+    total = counts[0] + (depth - 2) * (counts[1] - counts[0])
     if config.model_type == "llama" and not config.tie_word_embeddings:
         total += config.vocab_size * config.hidden_size  # a saída, que AutoModel não traz
     assert total == pytest.approx(published * 1e6, rel=slack)
@@ -305,7 +307,7 @@ def test_advice_says_what_would_fit_and_it_does(full):
     assert ways and all(plan.peak < tight.peak for plan in ways.values())
     advice = memory.advise(tight, tight.peak - 1)
     assert advice.startswith("Não cabe") and all(way in advice for way in ways)
-    assert "modelo menor" in memory.advise(full, 1000) or "cabe numa T4" in memory.advise(full, 1000)
+    assert "Sem mudar nada, cabe numa T4" in memory.advise(tight, 1000)
 
 
 @pytest.mark.parametrize(
@@ -366,15 +368,16 @@ def test_what_is_not_a_card_gets_a_sentence(text):
         memory.card(text)
 
 
-def test_the_command_line_answers_in_sentences(tmp_path):
+def test_the_command_line_answers_in_sentences(tmp_path, monkeypatch, capsys):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIGS["llama"](2).to_dict()))
 
     def call(*arguments):
-        command = [sys.executable, "-m", "ftcourse.cli", "memoria", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        monkeypatch.setattr(sys, "argv", ["ftcourse", "memoria", str(tmp_path), *arguments])
+        cli.main()
+        return capsys.readouterr().out
 
-    ended = call(str(tmp_path), "--tecnica", "qlora", "--ajuste", "r=4", "--comprimento", "8", "--placa", "16GB")
-    assert ended.returncode == 0 and "Cabe: o pico é de" in ended.stdout and "otimizador" in ended.stdout
-    ended = call(str(tmp_path), "--lote", "0")
-    assert ended.returncode == 1 and "veio 0" in ended.stderr and "Traceback" not in ended.stderr
+    said = call("--tecnica", "qlora", "--ajuste", "r=4", "--comprimento", "8", "--placa", "16GB")
+    assert "Cabe: o pico é de" in said and "otimizador" in said
+    with pytest.raises(SystemExit, match="veio 0"):
+        call("--lote", "0")
