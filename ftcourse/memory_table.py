@@ -77,7 +77,8 @@ def read() -> pd.DataFrame:
             values = row.pop(name)
             row |= {f"{name}_{part}": values[part] for part in PARTS if part != "activations"}
             row[f"{name}_activations"] = sum(values["activations"].values())
-    return pd.DataFrame(rows)
+    columns = [*next(jobs()), *(f"{name}_{part}" for name in ("planned", "measured") for part in PARTS)]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def plot(ax: "Axes | None" = None) -> "Axes":
