@@ -63,7 +63,7 @@ def test_the_balance_says_how_often_how_far_and_where_too_sure(file, capsys):
     for i, (predicted, measured) in enumerate([(0.5, 1.0), (2, 2), (10, 5)]):
         preveja(f"01.{i}", predicted)
         saiu(f"01.{i}", measured)
-    for i, measured in enumerate([0.5, 3, 4]):
+    for i, measured in enumerate([1, 3, 4]):  # o fim do intervalo está nele
         preveja(f"02.{i}", (0, 1))
         saiu(f"02.{i}", measured)
     preveja("02.9", "sim", options=["sim", "não"])
@@ -81,6 +81,14 @@ def test_the_balance_says_how_often_how_far_and_where_too_sure(file, capsys):
     assert "4 previsões" in (said := capsys.readouterr().out) and "números" not in said
     balanco("07")
     assert "Nenhuma previsão" in capsys.readouterr().out
+
+
+def test_too_sure_is_fewer_than_eight_intervals_in_ten():
+    sure = []
+    for held in (0, 7, 8, 10):
+        known = [{"tipo": "intervalo", "previsto": [0, 1], "saiu": 0.5 if i < held else 2.0} for i in range(10)]
+        sure.append("mais seguro do que podia" in predictions.told(known))
+    assert sure == [True, True, False, False]
 
 
 def test_nothing_is_called_right_or_wrong(file, capsys):
@@ -129,13 +137,21 @@ def test_a_number_has_the_comma_and_comes_back(value):
     assert back == pytest.approx(value, rel=5e-3, abs=1e-300) and not text.endswith(",")
 
 
-@pytest.mark.parametrize(
-    "value, digits, text",
-    [(21238156, None, "21.238.156"), (0.63, None, "0,63"), (0.63, 3, "0,630"), (-1234.5, 1, "−1.234,5"),
-     (0.00012, None, "0,00012"), (0, None, "0"), (1e-9, None, "0,000000001"), (float("nan"), None, "não é um número")],
-)  # fmt: skip
-def test_how_numbers_are_written(value, digits, text):
-    assert formats.number(value, digits) == text
+NUMBERS = [
+    (21238156, None, "21.238.156"),
+    (0.63, None, "0,63"),
+    (0.63, 3, "0,630"),
+    (-1234.5, 1, "−1.234,5"),
+    (0.00012, None, "0,00012"),
+    (0, None, "0"),
+    (1e-9, None, "0,000000001"),
+    (float("nan"), None, "não é um número"),
+]
+
+
+def test_how_numbers_are_written():
+    """Todos de uma vez: --rapido ficaria com dois, e o sinal de menos não estaria neles."""
+    assert [formats.number(value, digits) for value, digits, _ in NUMBERS] == [text for *_, text in NUMBERS]
 
 
 @pytest.mark.parametrize("good", [0.8, 1, np.float32(0.8), np.array([0.8]), torch.tensor(0.8), torch.tensor([3])])

@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from ftcourse import costs, environment, methods, models, modules, nf4, qlora, results
+from ftcourse import costs, environment, meter, methods, models, modules, nf4, qlora, results
 from ftcourse.files import write_jsonl
 
 logging.getLogger("torchao").setLevel(logging.ERROR)  # peft também a importa, e ela avisa das extensões que não achou
@@ -234,11 +234,11 @@ def stored(setting):
             layers = [torch.nn.Linear(*setting["shape"], bias=False)]
 
     def hand():
-        return sum(costs.size([*q.parameters(), *q.buffers()]) for q in (nf4.NF4Weight(la.weight) for la in layers))
+        return sum(meter.size([*q.parameters(), *q.buffers()]) for q in (nf4.NF4Weight(la.weight) for la in layers))
 
     def bitsandbytes():
         packed = [bnb.quantize(layer.weight.detach(), BLOCK, double_quant=True) for layer in layers]
-        return sum(costs.size([codes, s.absmax, s.state2.absmax, s.offset]) for codes, s in packed)
+        return sum(meter.size([codes, s.absmax, s.state2.absmax, s.offset]) for codes, s in packed)
 
     return {
         "hand": hand,
