@@ -61,8 +61,9 @@ def text(cell):
 
 
 def seen(cell):
-    """O que a célula mostrou: o texto e as imagens."""
-    return text(cell), [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+    """O que a célula mostrou: o texto e as imagens. Os avisos não contam: Python dá cada um uma vez só."""
+    shown = nbformat.v4.new_code_cell(outputs=[o for o in cell.outputs if o.get("name") != "stderr"])
+    return text(shown), [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
 
 
 def run(notebook, folder, allow_errors=False):
@@ -114,20 +115,20 @@ def sections(notebook):
 
 
 def rehearsal(notebook):
-    """O caderno de ensaio, encurtado, num kernel só. O papel de cada célula fica em metadata["papel"]:
+    """O caderno de ensaio, encurtado, num kernel só e com os modelos de small_models: nada conta com o tamanho dos
+    embutidos, que são os de nbval. O papel de cada célula fica em metadata["papel"]:
 
-    célula, de novo      o caderno de cima a baixo, cada célula duas vezes; o exercício é o "esboço", como está, o
-                         "rigor", em que o esboço levanta, a "solução" e, "de novo", a solução
+    célula               o caderno de cima a baixo; o exercício é o "esboço", como está, o "rigor", em que o esboço
+                         levanta, e a "solução"
     no fim               rodado o caderno inteiro, cada célula outra vez, da última à primeira: nenhuma usa um nome que
-                         uma seção posterior trocou
+                         uma seção posterior trocou, nem estraga o que recebeu
     entrada              cada seção, num espaço de nomes vazio em que só rodaram as células `preparo` anteriores
-    outro tamanho        o caderno de cima a baixo, com os modelos de small_models
 
     Os "reinício" entre eles esvaziam o espaço de nomes, como um kernel novo, sem importar torch outra vez. A posição da
     célula no caderno fica em metadata["original"].
     """
     part_of = {i: part for i, part in sections(notebook).items() if "nbval-skip" not in tags(notebook.cells[i])}
-    cells = []
+    cells = [nbformat.v4.new_code_cell(USE_OTHERS.format(folder=small_models().name), metadata={"papel": "reinício"})]
 
     def add(role, i, source):
         metadata = {"papel": role, "original": i, "tags": list(tags(notebook.cells[i]))}
@@ -137,9 +138,6 @@ def rehearsal(notebook):
         cell = notebook.cells[i]
         return rigor(1) + solution(notebook, cell) if "exercicio" in tags(cell) else shortened(cell.source)
 
-    def restart(source=""):
-        cells.append(nbformat.v4.new_code_cell(f"%reset -f\n{source}", metadata={"papel": "reinício"}))
-
     for i in part_of:
         if "exercicio" in tags(notebook.cells[i]):
             add("esboço", i, rigor(0) + notebook.cells[i].source)
@@ -147,18 +145,14 @@ def rehearsal(notebook):
             add("solução", i, answered(i))
         else:
             add("célula", i, answered(i))
-        add("de novo", i, answered(i))
     for i in reversed(part_of):
         add("no fim", i, answered(i))
     for section in sorted(set(part_of.values()) - {0}):
-        restart()
+        cells.append(nbformat.v4.new_code_cell("%reset -f", metadata={"papel": "reinício"}))
         start = min(i for i in part_of if part_of[i] == section)
         for i in part_of:
             if part_of[i] == section or (i < start and "preparo" in tags(notebook.cells[i])):
                 add("entrada", i, answered(i))
-    restart(USE_OTHERS.format(folder=small_models().name))
-    for i in part_of:
-        add("outro tamanho", i, shortened(notebook.cells[i].source))
     return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
 
 
@@ -166,11 +160,11 @@ def rigor(on):
     return f'__import__("os").environ["FTCOURSE_RIGOR"] = "{on}"\n'
 
 
-# No kernel do ensaio, os modelos embutidos passam a ser os da pasta.
+# No kernel do ensaio, os modelos embutidos passam a ser os da pasta; as linhas gravadas continuam as dos embutidos.
 USE_OTHERS = """
 import dataclasses, os
 from ftcourse import models
-os.environ["FTCOURSE_RIGOR"] = "0"
+models.digest = {{family: models.digest(family) for family in models.FAMILIES}}.get
 for family, chosen in models.FAMILIES.items():
     models.FAMILIES[family] = dataclasses.replace(chosen, folder=os.path.join({folder!r}, family))
 %reset -f
