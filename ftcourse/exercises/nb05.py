@@ -107,7 +107,7 @@ def exercise_3(combine):
             power_of_scaling=2, power_of_weight=2
         ),
         "um peso negativo tem de continuar negativo: no seu par o sinal se perdeu.": lambda one, other: (
-            delta(one[:3] + (abs(one[3]),)) + delta(other[:3] + (abs(other[3]),))
+            delta((*one[:3], abs(one[3]))) + delta((*other[:3], abs(other[3])))
         ),
         "a primeira metade de A está com a segunda de B: a ordem tem de ser a mesma nas duas.": lambda one, other: (
             crossed(one, other)
