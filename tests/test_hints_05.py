@@ -4,6 +4,8 @@ import torch
 
 from ftcourse.exercises import CONSTANT, ROUNDED, UNKNOWN
 
+USEFUL, NORM = 1e-3 / 8, 1e-3 / 8**0.5  # as duas taxas do exercício 2
+
 
 def budget(r, d, f):
     return r * (8 * d + 2 * (d + f)) / (2 * (d + f))
@@ -36,15 +38,20 @@ TYPICAL = {
         (14, "sem parênteses"),
     ],
     "05.2": [
-        (1e-3, "a taxa de antes"),
-        (3.5e-4, "conserva a norma"),
-        (8e-3, "ao contrário"),
-        (1e-3 / 64, "o r duas vezes"),
-        (5e-4, UNKNOWN),
-        (0, "maior que zero"),
-        (-1e-3, "maior que zero"),
-        (float("nan"), "maior que zero"),
-        ("1,25e-4", "um texto"),
+        ((NORM, USEFUL), "trocadas"),
+        ((1e-3, NORM), "parte útil ficou como era"),
+        ((USEFUL, 1e-3), "norma ficou como era", "parte útil"),
+        ((8e-3, NORM), "parte útil está ao contrário"),
+        ((USEFUL, 1e-6 / NORM), "norma está ao contrário"),
+        ((NORM, NORM), "parte útil é a da outra medida"),
+        ((USEFUL, USEFUL), "norma é a da outra medida"),
+        ((5e-4, NORM), "entra nela pela raiz"),
+        ((7e-5, NORM), UNKNOWN),
+        ((0, NORM), "maior que zero"),
+        ((USEFUL, -NORM), "maior que zero"),
+        ((float("nan"), NORM), "maior que zero"),
+        (USEFUL, "são duas taxas"),
+        (("0.000125", NORM), "um texto"),
     ],
     "05.3": [
         (built(lambda s, w: w), "faltam as escalas:"),
@@ -54,18 +61,22 @@ TYPICAL = {
         (built(lambda s, w: s * w, lambda s, w: s), "a escala entrou"),
         (built(lambda s, w: s * w, lambda s, w: s * w), "a escala e o peso entraram"),
         (built(lambda s, w: s * abs(w)), "o sinal se perdeu"),
-        (lambda one, other: (stacked(one, other)[0], torch.cat([other[1], one[1]], dim=1)), "a ordem tem de ser"),
+        (lambda one, other: (stacked(one, other)[0], torch.cat([other[1], one[1]], dim=1)), UNKNOWN),
         (built(lambda s, w: 2 * s * w), UNKNOWN + ".*difere da soma"),
         (lambda one, other: one[0], "são dois tensores"),
-        (lambda one, other: (one[0], one[1]), "empilha as linhas"),
+        (lambda one, other: (one[0], one[1]), "umas sobre as outras"),
         (lambda one, other: (one[0] + other[0], one[1] + other[1]), "não se combinam"),
         (lambda one, other: (stacked(one, other)[0], other[1]), "lado a lado"),
         (lambda one, other: (one[0].mul_(2), one[1]), "mudou o que recebeu"),
     ],
 }
 RIGHT = {
-    "05.1": [budget, lambda r, d, f: torch.tensor(budget(r, d, f), dtype=torch.float64)],
-    "05.2": [1.25e-4, 1e-3 / 8, torch.tensor(1.25e-4)],
+    "05.1": [
+        budget,
+        lambda r, d, f: r + r * 4 * d / (d + f),
+        lambda r, d, f: torch.tensor(budget(r, d, f), dtype=torch.float64),
+    ],
+    "05.2": [(USEFUL, NORM), [1.25e-4, 3.54e-4], torch.tensor([USEFUL, NORM])],
     "05.3": [
         stacked,
         built(lambda s, w: 1.0, lambda s, w: s * w),

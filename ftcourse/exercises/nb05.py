@@ -2,14 +2,9 @@
 
 import torch
 
-from ftcourse.exercises import UNKNOWN, Wrong, compare, kind, number, returned, shown, tensor
+from ftcourse.exercises import UNKNOWN, Wrong, compare, kind, numbers, returned, shown, tensor
 
-RATES = {  # {taxa: a dica}, para o exercício 2
-    1e-3: "essa é a taxa de antes. O α é o mesmo, mas a escala passou de 16/8 para 16/√64: o passo útil mudou.",
-    1e-3 / 8**0.5: "essa conserva a norma do passo. A parte que aponta contra o gradiente cresce com escala vezes r.",
-    8e-3: "está ao contrário: com a escala e o r novos o passo útil fica maior, e a taxa tem de descer.",
-    1e-3 / 64: "você contou o r duas vezes, ou esqueceu a divisão por √64. Compare escala vezes r, antes e depois.",
-}
+RATES = (1e-3 / 8, 1e-3 / 8**0.5)  # no exercício 2: a que conserva a parte útil, a que conserva a norma
 
 
 def exercise_1(rank_for_budget):
@@ -51,84 +46,90 @@ def exercise_1(rank_for_budget):
 
 
 def exercise_2(answer):
-    """A taxa que conserva o passo útil, de LoRA com r = 8 a rsLoRA com r = 64, com α = 16 nas duas."""
-    rate = number(answer, "a taxa")
-    if abs(rate - 1.25e-4) < 2e-6:
-        return "a parte útil vai com escala vezes r, que passa de 16 a 128. A taxa desce oito vezes."
-    if not rate > 0:
-        raise Wrong("a taxa é um número maior que zero.")
-    for wrong, hint in RATES.items():
-        if abs(rate / wrong - 1) < 0.03:
-            raise Wrong(hint)
-    raise Wrong(
-        f"{UNKNOWN} Veio {shown(rate)}. Escreva a escala de cada uma, multiplique cada escala pelo seu r, e compare."
-    )
+    """As taxas que conservam a parte útil e a norma, de LoRA com r = 8 a rsLoRA com r = 64, com α = 16 nas duas."""
+    names = "a taxa da parte útil", "a taxa da norma"
+    given = numbers(answer, names, "a resposta são duas taxas, a da parte útil e a da norma, nessa ordem.")
+    if all(close(rate, right) for rate, right in zip(given, RATES)):
+        return "com r maior a parte útil cresce mais que a norma, e conservá-la pede uma taxa menor."
+    if close(given[0], RATES[1]) and close(given[1], RATES[0]):
+        raise Wrong("as duas estão trocadas: qual cresce mais depressa com r, s·r ou s·√r?")
+    for rate, right, name in zip(given, RATES, names):
+        if close(rate, right):
+            continue
+        if not 0 < rate < float("inf"):
+            raise Wrong(f"{name} é um número maior que zero.")
+        if close(rate, 1e-3):
+            raise Wrong(f"{name} ficou como era. O α é o mesmo, mas a escala de rsLoRA divide por √r: o passo mudou.")
+        if close(rate, 1e-6 / right):
+            raise Wrong(f"{name} está ao contrário: o passo novo é maior que o antigo, e ela tem de descer.")
+        if close(rate, RATES[0]) or close(rate, RATES[1]):
+            raise Wrong(f"{name} é a da outra medida. Uma vai com s·r, e a outra com s·√r.")
+        if close(rate, 1e-3 / 2):
+            raise Wrong(f"em {name} a escala de rsLoRA saiu errada: o r novo entra nela pela raiz.")
+        raise Wrong(
+            f"{UNKNOWN} Em {name} veio {shown(rate)}. Escreva a escala antes e depois, e compare o que ela faz."
+        )
+
+
+def close(rate, right):
+    return abs(rate / right - 1) < 0.03
 
 
 def exercise_3(combine):
     """`combine(first, second)` → um par (A, B), o de (A, B, escala, peso) e outro, que soma exatamente."""
     generator = torch.Generator().manual_seed(0)
 
-    def pair(r, d_in, d_out, scaling, weight):
+    def adapter(r, d_in, d_out, scaling, weight):
         A = torch.randn(r, d_in, generator=generator)
         return A, torch.randn(d_out, r, generator=generator), scaling, weight
 
     cases = [
-        (pair(2, 7, 5, 2.0, 1.0), pair(3, 7, 5, 0.5, 0.7)),
-        (pair(2, 4, 6, 3.0, 0.5), pair(2, 4, 6, 1.5, -2.0)),
-        (pair(1, 6, 6, 0.25, 1.0), pair(4, 6, 6, 2.0, 3.0)),
+        (adapter(2, 7, 5, 2.0, 1.5), adapter(3, 7, 5, 0.5, 0.7)),
+        (adapter(2, 4, 6, 3.0, 0.5), adapter(2, 4, 6, 1.5, -2.0)),
+        (adapter(1, 6, 6, 0.25, 1.0), adapter(4, 6, 6, 2.0, 3.0)),
     ]
 
-    def product(function, one, other):
+    def pair(function, one, other):
         came = returned(function, one, other)
         if not isinstance(came, (tuple, list)) or len(came) != 2:
             raise Wrong(f"a resposta são dois tensores, A e B, e veio {kind(came)}.")
         r = one[0].shape[0] + other[0].shape[0]
-        A = tensor(came[0], (r, one[0].shape[1]), ": A empilha as linhas das duas")
-        B = tensor(came[1], (one[1].shape[0], r), ": B põe as colunas das duas lado a lado")
-        return B @ A
+        A = tensor(came[0], (r, one[0].shape[1]), ": as linhas das duas, umas sobre as outras")
+        return A, tensor(came[1], (one[1].shape[0], r), ": as colunas das duas, lado a lado")
 
-    def delta(W, power_of_scaling=1, power_of_weight=1):
-        A, B, scaling, weight = W
-        return (B @ A) * scaling**power_of_scaling * weight**power_of_weight
+    def stacked(in_A, in_B=lambda s, w: 1.0):
+        def both(one, other):
+            A = torch.cat([A * in_A(s, w) for A, _, s, w in (one, other)])
+            return A, torch.cat([B * in_B(s, w) for _, B, s, w in (one, other)], dim=1)
 
-    def total(**options):
-        return lambda one, other: delta(one, **options) + delta(other, **options)
+        return both
 
     mistakes = {
-        "faltam as escalas: o adaptador novo tem escala 1, e as dos dois têm de entrar no par.": total(
-            power_of_scaling=0
+        "faltam as escalas: o adaptador novo tem escala 1, e as dos dois têm de entrar no par.": stacked(
+            lambda s, w: w
         ),
-        "faltam os pesos da combinação.": total(power_of_weight=0),
-        "faltam as escalas e os pesos.": total(power_of_scaling=0, power_of_weight=0),
-        "o peso entrou em A e em B, e no produto ele aparece ao quadrado.": total(power_of_weight=2),
-        "a escala entrou em A e em B, e no produto ela aparece ao quadrado.": total(power_of_scaling=2),
-        "a escala e o peso entraram em A e em B, e no produto aparecem ao quadrado.": total(
-            power_of_scaling=2, power_of_weight=2
+        "faltam os pesos da combinação.": stacked(lambda s, w: s),
+        "faltam as escalas e os pesos.": stacked(lambda s, w: 1.0),
+        "o peso entrou em A e em B, e no produto ele aparece ao quadrado.": stacked(lambda s, w: s * w, lambda s, w: w),
+        "a escala entrou em A e em B, e no produto ela aparece ao quadrado.": stacked(
+            lambda s, w: s * w, lambda s, w: s
         ),
-        "um peso negativo tem de continuar negativo: no seu par o sinal se perdeu.": lambda one, other: (
-            delta((*one[:3], abs(one[3]))) + delta((*other[:3], abs(other[3])))
+        "a escala e o peso entraram em A e em B, e no produto aparecem ao quadrado.": stacked(
+            lambda s, w: s * w, lambda s, w: s * w
         ),
-        "a primeira metade de A está com a segunda de B: a ordem tem de ser a mesma nas duas.": lambda one, other: (
-            crossed(one, other)
-        ),
+        "um peso negativo tem de continuar negativo: no seu par o sinal se perdeu.": stacked(lambda s, w: s * abs(w)),
     }
-
-    def crossed(one, other):
-        A = torch.cat([one[0] * one[2] * one[3], other[0] * other[2] * other[3]])
-        return torch.cat([other[1], one[1]], dim=1) @ A
-
     compare(
         combine,
         cases,
-        total(),
+        stacked(lambda s, w: s * w),
         mistakes,
         "escreva o produto das duas matrizes empilhadas: ele tem uma parcela para cada adaptador, e nada cruzado.",
-        value=product,
-        same=lambda one, other: one.shape == other.shape and torch.allclose(one, other, atol=1e-4, rtol=1e-4),
+        value=pair,
+        same=lambda one, other: torch.allclose(one[1] @ one[0], other[1] @ other[0], atol=1e-4, rtol=1e-4),
         differs=lambda case, came, expected: (
             f"com postos {case[0][0].shape[0]} e {case[1][0].shape[0]}, BA difere da soma em até "
-            f"{shown((came - expected).abs().max())}."
+            f"{shown((came[1] @ came[0] - expected[1] @ expected[0]).abs().max())}."
         ),
     )
     return "empilhar dá a soma exata, sem termo cruzado, e o preço é um posto que é a soma dos dois."
