@@ -288,13 +288,13 @@ def rates(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) ->
 
 
 def pareto(table: pd.DataFrame, front: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Um ponto por técnica, o que rende contra o que custa, com o intervalo de 95 %; a linha liga a frente de Pareto.
+    """Um ponto por técnica, o que rende contra o que custa, com o intervalo de 95 %; os degraus são a fronteira de Pareto.
 
     table: uma linha por técnica, com o nome como índice e as colunas cost, value e half. Sem value, o custo é uma linha
-    cinzenta, porque falta medir o que ela rende; sem cost, ela não aparece. front: os nomes da frente.
+    cinzenta, porque falta medir o que ela rende; sem cost, ela não aparece. front: os nomes da fronteira.
     """
-    ax = axes(figsize=(9, 0.28 * len(table) + 2.4)) if ax is None else ax
     known = table.dropna(subset=["cost", "value"]).sort_values("value", ascending=False)
+    ax = axes(figsize=(9, 0.25 * len(known) + 2.6)) if ax is None else ax
     for cost in table.loc[table["value"].isna(), "cost"].dropna():
         ax.axvline(cost, color="gray", linewidth=1, linestyle=":")
     if known.empty:
@@ -302,7 +302,7 @@ def pareto(table: pd.DataFrame, front: Sequence[str], ax: Axes | None = None) ->
         ax.set(xticks=[], yticks=[])
         return ax
     ends = known.loc[[*front]].sort_values("cost")
-    ax.plot(ends["cost"], ends["value"], color=COLORS[1], linestyle="-", linewidth=1.5, zorder=1)
+    ax.step(ends["cost"], ends["value"], where="post", color=COLORS[1], linestyle="-", linewidth=1.5, zorder=1)
     slots = np.linspace(1, 0, len(known) + 2)[1:-1] if len(known) < 6 else np.linspace(1, 0, len(known))
     for (name, row), slot in zip(known.iterrows(), slots):
         color, marker = (COLORS[1], "s") if name in front else (COLORS[0], "o")

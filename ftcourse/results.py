@@ -274,17 +274,17 @@ def difference(task: str, one: str, other: str) -> pd.DataFrame:
     """Quanto uma variante fica acima de outra na primeira medida, por fonte: média e meio intervalo de 95 %.
 
     Semente a semente e frase a frase: a mesma semente dá às duas a mesma cabeça inicial e a mesma ordem das frases, e
-    cada repetição do sorteio vale para as duas. Vazia se uma delas ainda não rodou.
+    cada repetição do sorteio vale para as duas. A linha de base, que não tem semente, vale para todas as da outra.
+    Vazia se uma delas ainda não rodou.
     """
-    done = {(r["variant"], r["seed"]): r for r in tested(task)}
-    seeds = sorted(seed for variant, seed in done if variant == one and (other, seed) in done)
+    mine, theirs = pair(task, one, other)
     loaded, measure, table = tasks.load(task), MEASURES[task][0], {}
     known = evaluated(loaded, "test")
-    pair = [statistics(loaded, known, [done[v, seed] for seed in seeds]) for v in (one, other) if seeds]
-    for source in SOURCES[task] if seeds else ():
-        gaps = [done[one, s]["metrics"][source][measure] - done[other, s]["metrics"][source][measure] for s in seeds]
-        values = resampled(pair[0][source]) - resampled(pair[1][source])
-        table[source] = (float(np.mean(gaps)), half_width(values, pair[0][source].shape[1]))
+    counts = [statistics(loaded, known, rows) for rows in (mine, theirs) if rows]
+    for source in SOURCES[task] if mine else ():
+        gaps = [a["metrics"][source][measure] - b["metrics"][source][measure] for a, b in zip(mine, theirs)]
+        values = resampled(counts[0][source]) - resampled(counts[1][source])
+        table[source] = (float(np.mean(gaps)), half_width(values, counts[0][source].shape[1]))
     return pd.DataFrame(table, index=["difference", "half"]).T
 
 
@@ -384,7 +384,7 @@ def answered(task: str, one: str, other: str) -> pd.DataFrame:
 
 
 def shared(task: str) -> pd.DataFrame:
-    """O que cada variante deu na validação em cada taxa: uma linha por variante, uma coluna por taxa; nan, se não houve."""
+    """O que cada variante deu na validação em cada taxa: uma linha por variante, uma coluna por taxa."""
     table = swept(task)
     found = table.pivot(index="variant", columns="lr", values=table.columns[-1])
     return found.loc[[e.variant for e in experiments.of(task) if e.variant in found.index]]
@@ -404,7 +404,7 @@ def flips(task: str) -> pd.DataFrame:
 
 
 def front(cost: pd.Series, quality: pd.Series) -> list[str]:
-    """A frente de Pareto: os nomes que nenhum outro bate, custando no máximo o mesmo e rendendo no mínimo o mesmo.
+    """A fronteira de Pareto: os nomes que nenhum outro bate, custando no máximo o mesmo e rendendo no mínimo o mesmo.
 
     Só contam os que têm as duas medidas. Vêm do mais barato ao mais caro; dois iguais em tudo ficam os dois.
     """

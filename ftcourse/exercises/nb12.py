@@ -1,4 +1,4 @@
-"""Caderno 12: quantas frases mostram uma diferença, quem está na frente de Pareto, a escolha com uma restrição."""
+"""Caderno 12: quantas frases mostram uma diferença, quem está na fronteira de Pareto, a escolha com uma restrição."""
 
 from functools import partial
 
@@ -54,12 +54,17 @@ CASES = (  # {técnica: (memória, acurácia)}
     {"a": (10, 0.60), "b": (20, 0.55), "c": (30, 0.80), "d": (40, 0.79), "e": (50, 0.85)},
     {"a": (40, 0.82), "b": (25, 0.70), "c": (25, 0.75), "d": (90, 0.82), "e": (12, 0.50), "f": (60, 0.81)},
     {"a": (5, 0.9), "b": (6, 0.8), "c": (7, 0.7)},
-    {"a": (10, 0.5), "b": (20, 0.52), "c": (30, 0.8)},  # b está na frente, abaixo da reta entre a e c
+    {
+        "a": (10, 0.5),
+        "b": (20, 0.52),
+        "c": (30, 0.8),
+        "d": (40, 0.6),
+    },  # b está na fronteira, abaixo da reta entre a e c
 )
 
 
 def exercise_2(front):
-    """`front({nome: (memória, acurácia)})` → os nomes da frente de Pareto, em qualquer ordem."""
+    """`front({nome: (memória, acurácia)})` → os nomes da fronteira de Pareto, em qualquer ordem."""
 
     def ahead(case, beats):
         return frozenset(n for n, mine in case.items() if not any(beats(case[o], mine) for o in case if o != n))
@@ -71,7 +76,7 @@ def exercise_2(front):
         cheap, good = min(case, key=lambda n: case[n][0]), max(case, key=lambda n: case[n][1])
         return frozenset({cheap, good})
 
-    def hull(case):  # os que estão acima de toda reta entre dois da frente
+    def hull(case):  # os que estão acima de toda reta entre dois da fronteira
         names = sorted(right(case), key=lambda n: case[n])
         return frozenset(
             n
@@ -81,11 +86,11 @@ def exercise_2(front):
 
     mistakes = {
         "esses são os dois extremos, o mais barato e o que mais rende. Há também quem fica entre eles.": corners,
-        "a reta entre dois da frente não é uma técnica que se possa escolher. Só um ponto bate outro ponto.": hull,
-        "na sua frente quem empata num dos lados não é batido. Custar o mesmo e render menos é perder.": (
+        "a reta entre dois da fronteira não é uma técnica que se possa escolher. Só um ponto bate outro ponto.": hull,
+        "na sua fronteira quem empata num dos lados não é batido. Custar o mesmo e render menos é perder.": (
             lambda case: ahead(case, lambda o, m: o[0] < m[0] and o[1] > m[1])
         ),
-        "esses são os batidos: a frente são os outros.": lambda case: frozenset(case) - right(case),
+        "esses são os batidos: a fronteira são os outros.": lambda case: frozenset(case) - right(case),
         "você procurou quem gasta mais e rende mais. Memória é custo: menos é melhor.": (
             lambda case: ahead(case, lambda o, m: o[0] >= m[0] and o[1] >= m[1] and o != m)
         ),
@@ -101,7 +106,7 @@ def exercise_2(front):
         [(case,) for case in CASES],
         right,
         mistakes,
-        "para cada técnica, pergunte se há outra que gasta no máximo o mesmo, rende no mínimo o mesmo e ganha num deles.",
+        "para cada técnica, pergunte se há outra que gasta no máximo o mesmo, rende no mínimo o mesmo e ganha num.",
         value=chosen_names,
         same=lambda one, other: one == other,
         differs=lambda case, came, expected: f"com {listed(case[0])}, veio {listed(came)}.",
@@ -126,7 +131,7 @@ def chosen_names(function, case):
     if strange := [name for name in came if not isinstance(name, str) or name not in case]:
         raise Wrong(f"{shown(strange[0])} não é um dos nomes que a função recebeu.")
     if not came:
-        raise Wrong("a frente nunca é vazia: o mais barato dos que mais rendem está sempre nela.")
+        raise Wrong("a fronteira nunca é vazia: o mais barato dos que mais rendem está sempre nela.")
     return frozenset(came)
 
 
@@ -165,6 +170,12 @@ GAPS = (  # (memória, arquivo, diferenças, limite)
         {("a", "b"): (0.0, 0.01), ("a", "c"): (0.005, 0.01), ("b", "c"): (0.02, 0.01)},
         80,
     ),
+    (
+        {"a": 50, "b": 60, "c": 70},
+        {"a": 1.0, "b": 2.0, "c": 3.0},
+        {("a", "b"): (0.03, 0.01), ("a", "c"): (-0.05, 0.01), ("b", "c"): (-0.08, 0.01)},
+        80,
+    ),
 )  # fmt: skip
 
 
@@ -199,7 +210,7 @@ def exercise_3(choose):
         "você tratou toda diferença como se existisse: só elimina a que passa da metade do intervalo.": partial(
             pick, sure=False
         ),
-        "essa é a de menor arquivo entre as que cabem, e perde de outra que cabe, por uma diferença que existe.": (
+        "essa é a de menor arquivo entre as que cabem, e perde de outra que cabe por uma diferença que existe.": (
             lambda memory, files, gaps, limit: min((n for n in memory if memory[n] <= limit), key=files.__getitem__)
         ),
         "o desempate é o arquivo, e você olhou a memória.": partial(pick, by=lambda memory, files: memory),
@@ -215,7 +226,7 @@ def exercise_3(choose):
         GAPS,
         pick,
         mistakes,
-        "primeiro fique com as que cabem. Depois tire a que perde de outra que coube, por mais que o meio intervalo. Do "
+        "primeiro fique com as que cabem. Depois tire a que perde de outra que coube por mais que o meio intervalo. Do "
         "que sobra, a de menor arquivo.",
         value=one_name,
         same=lambda one, other: one == other,
