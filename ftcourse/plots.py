@@ -288,7 +288,7 @@ def rates(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) ->
 
 
 def pareto(table: pd.DataFrame, front: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Um ponto por técnica, o que rende contra o que custa, com o intervalo de 95 %; os degraus são a fronteira de Pareto.
+    """Um ponto por técnica, o que rende contra o que custa, com o intervalo de 95 %; a escada é a fronteira de Pareto.
 
     table: uma linha por técnica, com o nome como índice e as colunas cost, value e half. Sem value, o custo é uma linha
     cinzenta, porque falta medir o que ela rende; sem cost, ela não aparece. front: os nomes da fronteira.
@@ -308,8 +308,10 @@ def pareto(table: pd.DataFrame, front: Sequence[str], ax: Axes | None = None) ->
         color, marker = (COLORS[1], "s") if name in front else (COLORS[0], "o")
         ax.errorbar(row["cost"], row["value"], yerr=row["half"], fmt=marker, color=color, capsize=3)
         line = {"arrowstyle": "-", "color": "gray", "linewidth": 0.6}
-        where = {"xycoords": "data", "textcoords": "axes fraction", "va": "center", "fontsize": 11}
-        ax.annotate(str(name), (row["cost"], row["value"]), (1.03, slot), arrowprops=line, **where)
+        ax.annotate(
+            str(name), (row["cost"], row["value"]), (1.03, slot), textcoords="axes fraction", va="center", fontsize=11,
+            arrowprops=line,
+        )  # fmt: skip
     comma(ax.yaxis, 2 if known["value"].max() <= 1 else 0)
     return ax
 

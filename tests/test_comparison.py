@@ -3,19 +3,20 @@
 import ast
 import io
 import json
+import re
 from contextlib import redirect_stdout
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from notebook_tools import NOTEBOOKS, code_cells, read, sections, tags
+from notebook_tools import NOTEBOOKS, read, sections, tags
 
 from ftcourse import benchmark, experiments, plots, results, tasks
 
 [PATH] = [path for path in NOTEBOOKS if path.stem.startswith("12_")]
-LIVE = ("training.train(", "live", "memory.plan(", "planned")  # o que treina, e a conta dos 7 bilhões
-PRESENT = results.path
+LONG = ("training.train(", "memory.plan(")  # as seções que treinam e a da conta dos 7 bilhões
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:No artists with labels")]
 
 
 def answers(task, known, share, seed):
@@ -46,15 +47,6 @@ def invented(name):
     return rows
 
 
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("resultados")
-    for name in experiments.COMPARED:
-        lines = [json.dumps(row) + "\n" for row in invented(name)]
-        (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
-    return folder
-
-
 def told(source, space):
     """O que uma célula escreve e o valor da última linha, como se lê."""
     body = ast.parse(source).body
@@ -67,72 +59,73 @@ def told(source, space):
     return said.getvalue() + (shown or html)
 
 
-def run(monkeypatch, path):
-    """As saídas do caderno, sem o que treina nem os exercícios, com as linhas de uma pasta: [(fonte, o que disse)]."""
-    monkeypatch.setattr(results, "path", path)
-    notebook = read(PATH)
-    part, space, outputs = sections(notebook), {"__name__": "caderno"}, []
-    skipped = {
-        part[i]
-        for i, cell in enumerate(notebook.cells)
-        if i in part and any(s in cell.source for s in LIVE[:1] + LIVE[2:3])
-    }
-    with matplotlib.rc_context({"backend": "agg"}):
-        for i, cell in enumerate(notebook.cells):
-            if i not in part or "%pip" in cell.source or "exercicio" in tags(cell) or "balanco" in cell.source[:10]:
-                continue
-            if part[i] not in skipped and "import importlib" not in cell.source:
-                outputs.append((cell.source, told(cell.source, space)))
+def run(folder, predictions):
+    """Roda o caderno, sem o que treina nem os exercícios: o que cada célula disse, {fonte: texto}, e os seus nomes.
+
+    folder: a pasta das linhas; None, as de hoje.
+    """
+    notebook, outputs = read(PATH), {}
+    space: dict = {"__name__": "caderno"}
+    part = sections(notebook)
+    long = {part[i] for i in part if any(piece in notebook.cells[i].source for piece in LONG)}
+    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context({"backend": "agg"}):
+        patch.setenv("FTCOURSE_PREVISOES", str(predictions / "previsoes.csv"))
+        if folder:
+            patch.setattr(results, "path", lambda task: folder / f"{task}.jsonl")
+        for i in part:
+            source = notebook.cells[i].source
+            if part[i] not in long and "%pip" not in source and "exercicio" not in tags(notebook.cells[i]):
+                outputs[source] = told(source, space)
     plt.close("all")
     return outputs, space
 
 
-@pytest.fixture(autouse=True)
-def own_predictions(tmp_path, monkeypatch):
-    monkeypatch.setenv("FTCOURSE_PREVISOES", str(tmp_path / "previsoes.csv"))
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """O caderno com uma linha inventada para cada execução da comparação."""
+    folder = tmp_path_factory.mktemp("resultados")
+    for name in experiments.COMPARED:
+        lines = [json.dumps(row) + "\n" for row in invented(name)]
+        (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    return run(folder, folder)
 
 
 def the(outputs, piece):
-    [found] = [said for source, said in outputs if piece in source]
+    [found] = [said for source, said in outputs.items() if piece in source]
     return found
 
 
-def test_with_every_row_nothing_is_left_to_measure(monkeypatch, everything):
-    outputs, space = run(monkeypatch, lambda task: everything / f"{task}.jsonl")
-    waiting = [
-        said
-        for source, said in outputs
-        if "a medir" in said.replace("Ainda a medir: nada", "").replace("Ainda a medir, quanto se esquece: nada", "")
-    ]
-    assert waiting == []
-    assert not any("nan" in said.lower().split() or "não é um número" in said for _, said in outputs)
+def test_with_every_row_nothing_is_left_to_measure(everything):
+    outputs, space = everything
+    said = "\n".join(text for source, text in outputs.items() if "claims.markdown()" not in source)
+    assert "a medir" not in re.sub(r"Ainda a medir[^:]*: nada", "", said)
+    assert "nan" not in re.split(r"\W+", said) and "não é um número" not in said and "não se tentou" in said
     tree = the(outputs, "def branch(")
     assert tree.count("- *Hoje:*") == sum(len(row[2]) for row in space["TREE"]) and "existe" in tree
-    assert "com 0," in the(outputs, "def flipped(") or "nenhum par" in the(outputs, "def flipped(")
+
+
+def test_with_every_row_the_plots_have_every_technique(everything):
+    _, space = everything
     for found in (space["by_memory"], space["by_file"], space["learning"]):
-        assert found[["cost", "value", "half"]].notna().all(axis=None)
-
-
-def test_with_every_row_the_plots_have_every_technique(monkeypatch, everything):
-    outputs, space = run(monkeypatch, lambda task: everything / f"{task}.jsonl")
-    for found in (space["by_memory"], space["learning"]):
         ax = plots.pareto(found, results.front(found["cost"], found["value"]))
         assert {text.get_text() for text in ax.texts} == {*found.index}
+    plt.close("all")
     assert len(space["against"]) == len(experiments.of("aceitabilidade")) - 1
 
 
-def test_with_the_present_rows_what_is_missing_is_said(monkeypatch):
-    outputs, space = run(monkeypatch, PRESENT)
-    for name in experiments.COMPARED:
-        for title in results.waiting(name):
-            assert any(title in said and "a medir" in said.lower() for _, said in outputs), title
-    assert not any("não é um número" in said or "nan" in said.lower().split() for _, said in outputs)
+def test_with_the_present_rows_what_is_missing_is_said(tmp_path):
+    outputs, _ = run(None, tmp_path)
+    said = "\n".join(outputs.values())
+    assert "nan" not in re.split(r"\W+", said) and "não é um número" not in said
+    for title in (title for name in experiments.COMPARED for title in results.waiting(name)):
+        assert any(title in text and "a medir" in text.lower() for text in outputs.values()), title
 
 
-def test_without_a_row_every_cell_says_that_it_waits(monkeypatch, tmp_path):
-    outputs, space = run(monkeypatch, lambda task: tmp_path / f"{task}.jsonl")
+def test_without_a_row_every_table_says_that_it_waits(tmp_path):
+    outputs, _ = run(tmp_path, tmp_path)
+    said = "\n".join(outputs.values())
+    assert "nan" not in re.split(r"\W+", said) and "não é um número" not in said
     assert the(outputs, "def branch(").count("a medir") > 20
     for question in ("12.p1", "12.p3", "12.p4", "12.p5"):
-        assert any(f"· {question}: a linha de que ela depende está a medir" in said for _, said in outputs)
-    first = the(outputs, 'said = {"full"')
-    assert first.count("a medir") == 6 * 3
+        assert f"· {question}: a linha de que ela depende está a medir" in said
+    assert the(outputs, 'said = {"full"').count("a medir") == 6 * 3
