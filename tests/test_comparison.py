@@ -100,7 +100,7 @@ def test_with_every_row_nothing_is_left_to_measure(everything):
     said = "\n".join(text for source, text in outputs.items() if "claims.markdown()" not in source)
     assert "a medir" not in re.sub(r"Ainda a medir[^:]*: nada", "", said)
     assert "nan" not in re.split(r"\W+", said) and "não é um número" not in said and "não se tentou" in said
-    tree = the(outputs, "last = [")
+    tree = the(outputs, "last = ")
     assert tree.count("- *Hoje:*") == sum(len(row[2] + row[3]) for row in space["TREE"]) and "existe" in tree
 
 
@@ -125,7 +125,7 @@ def test_without_a_row_every_table_says_that_it_waits(tmp_path):
     outputs, _ = run(tmp_path, tmp_path)
     said = "\n".join(outputs.values())
     assert "nan" not in re.split(r"\W+", said) and "não é um número" not in said
-    assert the(outputs, "last = [").count("a medir") > 20
+    assert the(outputs, "last = ").count("a medir") > 20
     for question in ("12.p1", "12.p3", "12.p4", "12.p5"):
         assert f"· {question}: a linha de que ela depende está a medir" in said
     assert the(outputs, 'said = {"full"').count("a medir") == 6 * 3
