@@ -9,7 +9,6 @@ Elas ficam em `data/afirmacoes.csv`. A coluna `evidência` diz onde conferir, co
     tests/test_x.py::test_nome                      um teste
     notebooks/04_x.ipynb#um pedaço do título        uma seção de um caderno
     data/resultados/tarefa.jsonl#variante           uma experiência de `experiments`: lê-se "a medir" até que ela rode
-    caderno 08                                      um caderno do mapa, a que ainda falta a seção
 """
 
 from collections.abc import Iterable
@@ -63,7 +62,7 @@ def written(evidence: str, done: set[tuple[str, str]]) -> str:
         elif path.suffix in (".jsonl", ".md"):
             lines.append(f"[{PAGES.get(path.stem, parts[0])}](../{file})")
         else:
-            lines.append(f"`{file}`" if path.suffix else file)
+            lines.append(f"`{file}`")
     return "; ".join(lines) or "nenhuma medida nossa"
 
 

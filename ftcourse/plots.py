@@ -287,6 +287,35 @@ def rates(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) ->
     return ax
 
 
+def pareto(table: pd.DataFrame, front: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Um ponto por técnica, o que rende contra o que custa, com o intervalo de 95 %; a escada é a fronteira de Pareto.
+
+    table: uma linha por técnica, com o nome como índice e as colunas cost, value e half. Sem value, o custo é uma linha
+    cinzenta, porque falta medir o que ela rende; sem cost, ela não aparece. front: os nomes da fronteira.
+    """
+    known = table.dropna(subset=["cost", "value"]).sort_values("value", ascending=False)
+    ax = axes(figsize=(9, 0.25 * len(known) + 2.6)) if ax is None else ax
+    for cost in table.loc[table["value"].isna(), "cost"].dropna():
+        ax.axvline(cost, color="gray", linewidth=1, linestyle=":")
+    if known.empty:
+        ax.text(0.5, 0.5, "ainda a medir", ha="center", va="center", transform=ax.transAxes)
+        ax.set(xticks=[], yticks=[])
+        return ax
+    ends = known.loc[[*front]].sort_values("cost")
+    ax.step(ends["cost"], ends["value"], where="post", color=COLORS[1], linestyle="-", linewidth=1.5, zorder=1)
+    slots = np.linspace(1, 0, len(known) + 2)[1:-1] if len(known) < 6 else np.linspace(1, 0, len(known))
+    for (name, row), slot in zip(known.iterrows(), slots):
+        color, marker = (COLORS[1], "s") if name in front else (COLORS[0], "o")
+        ax.errorbar(row["cost"], row["value"], yerr=row["half"], fmt=marker, color=color, capsize=3)
+        line = {"arrowstyle": "-", "color": "gray", "linewidth": 0.6}
+        ax.annotate(
+            str(name), (row["cost"], row["value"]), (1.03, slot), textcoords="axes fraction", va="center", fontsize=11,
+            arrowprops=line,
+        )  # fmt: skip
+    comma(ax.yaxis, 2 if known["value"].max() <= 1 else 0)
+    return ax
+
+
 def found(table: pd.DataFrame, names: dict[str, str], ax: Axes | None = None) -> Axes:
     """Um ponto por tipo de falha e técnica: a fração que ela acusa. Uma linha separa a última, o alarme falso.
 

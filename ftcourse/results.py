@@ -9,6 +9,7 @@ na tabela como falta.
 """
 
 import functools
+import itertools
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from sacrebleu.metrics import CHRF
 from ftcourse import experiments, models, tasks
 from ftcourse.experiments import MEASURES, SOURCES, Experiment
 from ftcourse.files import DATA
+from ftcourse.formats import number
 
 FALSE_ALARM = "alarme falso"
 DRAWS = 2_000
@@ -272,18 +274,148 @@ def difference(task: str, one: str, other: str) -> pd.DataFrame:
     """Quanto uma variante fica acima de outra na primeira medida, por fonte: média e meio intervalo de 95 %.
 
     Semente a semente e frase a frase: a mesma semente dá às duas a mesma cabeça inicial e a mesma ordem das frases, e
-    cada repetição do sorteio vale para as duas. Vazia se uma delas ainda não rodou.
+    cada repetição do sorteio vale para as duas. A linha de base, que não tem semente, vale para todas as da outra.
+    Vazia se uma delas ainda não rodou.
     """
-    done = {(r["variant"], r["seed"]): r for r in tested(task)}
-    seeds = sorted(seed for variant, seed in done if variant == one and (other, seed) in done)
+    mine, theirs = pair(task, one, other)
     loaded, measure, table = tasks.load(task), MEASURES[task][0], {}
     known = evaluated(loaded, "test")
-    pair = [statistics(loaded, known, [done[v, seed] for seed in seeds]) for v in (one, other) if seeds]
-    for source in SOURCES[task] if seeds else ():
-        gaps = [done[one, s]["metrics"][source][measure] - done[other, s]["metrics"][source][measure] for s in seeds]
-        values = resampled(pair[0][source]) - resampled(pair[1][source])
-        table[source] = (float(np.mean(gaps)), half_width(values, pair[0][source].shape[1]))
+    counts = [statistics(loaded, known, rows) for rows in (mine, theirs) if rows]
+    for source in SOURCES[task] if mine else ():
+        gaps = [a["metrics"][source][measure] - b["metrics"][source][measure] for a, b in zip(mine, theirs)]
+        values = resampled(counts[0][source]) - resampled(counts[1][source])
+        table[source] = (float(np.mean(gaps)), half_width(values, counts[0][source].shape[1]))
     return pd.DataFrame(table, index=["difference", "half"]).T
+
+
+# ---------------------------------------------------------------- uma técnica ao lado de outra
+
+
+def waiting(task: str) -> list[str]:
+    """Os nomes das experiências da tabela que ainda não têm teste."""
+    done = {row["variant"] for row in tested(task)}
+    return [e.name for e in experiments.of(task) if e.variant not in done]
+
+
+def pair(task: str, one: str, other: str) -> tuple[list[dict], list[dict]]:
+    """As linhas do teste de duas variantes, semente a semente; a linha de base, que não tem semente, vale para todas.
+
+    Duas listas vazias, se uma delas ainda não rodou.
+    """
+    done: dict[str, dict] = {one: {}, other: {}}
+    for row in tested(task):
+        if row["variant"] in done:
+            done[row["variant"]][row["seed"]] = row
+    for mine, theirs in ((one, other), (other, one)):
+        if [*done[mine]] == [None]:
+            done[mine] = dict.fromkeys(done[theirs], done[mine][None])
+    seeds = [seed for seed in done[one] if seed in done[other]]
+    return [done[one][seed] for seed in seeds], [done[other][seed] for seed in seeds]
+
+
+def relative(task: str, reference: str = "full") -> pd.DataFrame:
+    """Quanto por cento de `reference` cada variante alcança na primeira medida: variante, fonte, percent e half.
+
+    O meio intervalo, de 95 %, é o da razão, sorteada aos pares. Vazia enquanto `reference` não roda.
+    """
+    loaded, measure, table = tasks.load(task), MEASURES[task][0], []
+    known = evaluated(loaded, "test")
+    for experiment in experiments.of(task):
+        both = pair(task, experiment.variant, reference)
+        if not both[0]:
+            continue
+        counts = [statistics(loaded, known, rows) for rows in both]
+        for source in SOURCES[task]:
+            mean, base = (float(np.mean([row["metrics"][source][measure] for row in rows])) for rows in both)
+            drawn = [resampled(count[source]) for count in counts]
+            _, chosen = draws(counts[0][source].shape[1], len(both[0]))
+            ratio = (drawn[0] * chosen).sum(axis=1) / (drawn[1] * chosen).sum(axis=1)
+            low, high = 100 * np.percentile(ratio, [2.5, 97.5])
+            percent = {"percent": 100 * mean / base, "half": float(high - low) / 2}
+            table.append({"variant": experiment.variant, "source": source, **percent})
+    return pd.DataFrame(table, columns=["variant", "source", "percent", "half"])
+
+
+def overall(task: str) -> pd.DataFrame:
+    """A primeira medida, média entre as fontes, e o meio intervalo de 95 %: uma linha por variante que já rodou."""
+    loaded, done, table = tasks.load(task), tested(task), {}
+    known = evaluated(loaded, "test")
+    for experiment in experiments.of(task):
+        if rows := [row for row in done if row["variant"] == experiment.variant]:
+            counts = statistics(loaded, known, rows)
+            values = np.mean([resampled(count) for count in counts.values()], axis=0)
+            half = half_width(values, len(known))
+            means = [row["metrics"][source][MEASURES[task][0]] for row in rows for source in counts]
+            table[experiment.variant] = {"value": float(np.mean(means)), "half": half, "seeds": len(rows)}
+    return pd.DataFrame.from_dict(table, orient="index", columns=["value", "half", "seeds"])
+
+
+def told(task: str, one: str, other: str) -> str:
+    """A diferença entre duas variantes, por fonte, numa frase que diz se ela existe; ou que está a medir."""
+    name, its = (experiments.get(task, variant).name for variant in (one, other))
+    measured, digits = difference(task, one, other), 1 if MEASURES[task][0] == "chrf" else 3
+    if measured.empty:
+        return f"{name} menos {its}: a medir"
+    parts = []
+    for source, row in measured.iterrows():
+        sign = "+" if row["difference"] > 0 else ""
+        exists = "existe" if abs(row["difference"]) > row["half"] else "não se mostrou"
+        gap = f"{sign}{number(row['difference'], digits)} ± {number(row['half'], digits)}"
+        parts.append(f"{SOURCES[task][str(source)]} {gap}, {exists}")
+    return f"{name} menos {its}: {'; '.join(parts)}"
+
+
+def answered(task: str, one: str, other: str) -> pd.DataFrame:
+    """Quem acerta o quê, por fonte: a fração das frases que as duas acertam, só uma, só a outra e nenhuma, e n.
+
+    Média entre as sementes que as duas têm. Só onde a medida é certo ou errado; vazia se uma delas não rodou.
+    """
+    loaded, (mine, theirs), table = tasks.load(task), pair(task, one, other), {}
+    known = evaluated(loaded, "test")
+    if mine:
+        counts = statistics(loaded, known, mine), statistics(loaded, known, theirs)
+        for source in SOURCES[task]:
+            first, second = (count[source][:, :, 0] for count in counts)
+            if counts[0][source].shape[2] > 1:
+                raise ValueError(f"Em {task!r} a medida é a chrF, e uma frase não está certa nem errada.")
+            cells = (first * second, first * (1 - second), (1 - first) * second, (1 - first) * (1 - second))
+            table[source] = [*(float(cell.mean()) for cell in cells), first.shape[1]]
+    return pd.DataFrame.from_dict(table, orient="index", columns=["both", one, other, "neither", "n"])
+
+
+def shared(task: str) -> pd.DataFrame:
+    """O que cada variante deu na validação em cada taxa: uma linha por variante, uma coluna por taxa."""
+    table = swept(task)
+    found = table.pivot(index="variant", columns="lr", values=table.columns[-1])
+    return found.loc[[e.variant for e in experiments.of(task) if e.variant in found.index]]
+
+
+def flips(task: str) -> pd.DataFrame:
+    """Os pares de variantes cuja ordem depende da taxa que se impõe às duas: em `lr_one` ganha `one`, em `lr_other`, a
+    outra. São as taxas em que cada uma ganha por mais.
+    """
+    table, found = shared(task), []
+    table = -table if task in tasks.WRITTEN else table  # a perda escolhe a menor
+    for one, other in itertools.combinations(table.index, 2):
+        gap = (table.loc[one] - table.loc[other]).dropna()
+        if len(gap) and gap.min() < 0 < gap.max():
+            found.append({"one": one, "other": other, "lr_one": gap.idxmax(), "lr_other": gap.idxmin()})
+    return pd.DataFrame(found, columns=["one", "other", "lr_one", "lr_other"])
+
+
+def front(cost: pd.Series, quality: pd.Series) -> list[str]:
+    """A fronteira de Pareto: os nomes que nenhum outro bate, custando no máximo o mesmo e rendendo no mínimo o mesmo.
+
+    Só contam os que têm as duas medidas. Vêm do mais barato ao mais caro; dois iguais em tudo ficam os dois.
+    """
+    known = pd.DataFrame({"cost": cost, "quality": quality}).dropna().sort_values("cost", kind="stable")
+    kept = []
+    for name, row in known.iterrows():
+        better = (known["cost"] <= row["cost"]) & (known["quality"] >= row["quality"])
+        strictly = (known["cost"] < row["cost"]) | (known["quality"] > row["quality"])
+        if not (better & strictly).any():
+            kept.append(str(name))
+    return kept
 
 
 def accused(*variants: str) -> pd.DataFrame:

@@ -33,8 +33,6 @@ def variants(path):
 
 def exists(place):
     """Se um lugar da coluna `evidência` existe."""
-    if planned := re.fullmatch(r"caderno (\d\d)", place):
-        return re.search(rf"^\| \[?{planned[1]} ", (ROOT / "README.md").read_text("utf-8"), re.M) is not None
     if test := re.fullmatch(r"(tests/test_\w+\.py)::(test_\w+)", place):
         path = ROOT / test[1]
         return path.exists() and f"\ndef {test[2]}(" in path.read_text("utf-8")
@@ -97,6 +95,13 @@ def test_the_evidence_exists(place):
 )
 def test_an_evidence_that_does_not_exist_is_seen(place):
     assert not exists(place)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_each_notebook_says_which_claims_it_checks(path):
+    said = re.search(r"este caderno confere as? afirmaç(?:ão|ões) ([\d, e]+)\.", path.read_text("utf-8"))
+    checked = [number for number, row in KNOWN.iterrows() if f"notebooks/{path.name}#" in row["evidência"]]
+    assert [int(number) for number in re.findall(r"\d+", said[1] if said else "")] == checked
 
 
 @pytest.mark.parametrize("number", KNOWN.index)

@@ -3,6 +3,7 @@
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from ftcourse import plots
@@ -64,8 +65,6 @@ def test_marks_are_the_values_and_only_they(scale):
 
 
 def test_the_axis_of_rates_shows_the_rates():
-    import pandas as pd
-
     swept = pd.DataFrame({"variant": ["a"] * 3 + ["b"], "lr": [3e-5, 1e-4, 3e-4, 7.0], "accuracy": [0.5, 0.7, 0.6, 1]})
     assert labels(plots.rates(swept, {"a": "A"}).xaxis) == ["0,00003", "0,0001", "0,0003"]
 
@@ -73,3 +72,21 @@ def test_the_axis_of_rates_shows_the_rates():
 def test_bars_write_numbers_as_the_course_does():
     ax = plots.bars(["um", "dois"], np.array([0.25, -1234.5]), unit=" s", digits=1)
     assert [text.get_text() for text in ax.texts] == ["0,2 s", "−1.234,5 s"]
+
+
+def test_the_front_is_a_staircase_and_what_was_not_measured_is_a_line():
+    table = pd.DataFrame(
+        {"cost": [30, 100, 120, 170, np.nan], "value": [0.5, 0.8, 0.7, np.nan, 0.9], "half": [0.01] * 5},
+        index=["a", "b", "c", "d", "e"],
+    )
+    ax = plots.pareto(table, ["a", "b"])
+    assert [text.get_text() for text in ax.texts] == ["b", "c", "a"]
+    assert [170, 170] in [list(line.get_xdata()) for line in ax.lines]
+    [front] = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
+    assert list(front.get_xdata()) == [30, 100]
+    assert all("." not in text for text in labels(ax.yaxis))
+
+
+def test_without_a_measure_the_front_says_that_it_waits():
+    ax = plots.pareto(pd.DataFrame({"cost": [30.0], "value": [np.nan], "half": [np.nan]}, index=["a"]), [])
+    assert [text.get_text() for text in ax.texts] == ["ainda a medir"] and labels(ax.yaxis) == []

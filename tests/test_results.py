@@ -210,6 +210,81 @@ def test_what_was_forgotten_is_counted_from_the_model_in_which_nothing_changed(w
     assert results.forgotten(TASK).to_dict() == pytest.approx({"head": 0, "full": 1.0})
 
 
+# ---------------------------------------------------------------- uma técnica ao lado de outra
+
+SWEEP = [row(v, lr, split="validation", accuracy=a) for v in ("full", "lora")
+         for lr, a in ((2e-4, 0.1), (5e-4, 0.7), (1e-3, 0.9), (2e-3, 0.8), (5e-3, 0.2))]  # fmt: skip
+
+
+def test_a_baseline_without_a_seed_stands_beside_each_seed(written, known):
+    runs = [row("full", 1e-3, s, accuracy=0.8, answers=answers(known, 0.8, s)) for s in range(3)]
+    written(*SWEEP, *runs, row("tfidf", accuracy=0.5, answers=answers(known, 0.5)))
+    assert results.difference(TASK, "full", "tfidf")["difference"].tolist() == pytest.approx([0.3] * 3)
+    table = results.relative(TASK).set_index(["variant", "source"])
+    assert table.loc["tfidf", "percent"].tolist() == pytest.approx([62.5] * 3) and table.loc["tfidf", "half"].min() > 1
+    assert table.loc["full", "percent"].tolist() == [100] * 3 and table.loc["full", "half"].max() == 0
+    written(row("tfidf", accuracy=0.5, answers=answers(known, 0.5)))
+    assert results.relative(TASK).empty  # sem o ajuste completo não há porcentagem dele
+
+
+def test_a_difference_is_told_with_its_verdict(written, known):
+    runs = [row(v, 1e-3, s, accuracy=a, answers=answers(known, a, s)) for v, a in (("full", 0.9), ("lora", 0.7))
+            for s in range(3)]  # fmt: skip
+    written(*SWEEP, *runs)
+    text = results.told(TASK, "full", "lora")
+    assert text.startswith("ajuste completo menos LoRA, r = 8: ajuda +0,200 ± 0,0") and text.count(", existe") == 3
+    assert results.told(TASK, "full", "full").count("0,000 ± 0,000, não se mostrou") == 3
+    assert results.told(TASK, "bitfit", "full") == "BitFit menos ajuste completo: a medir"
+
+
+def test_who_answers_what_adds_up(written, known):
+    runs = [row(v, 1e-3, s, answers=answers(known, a, s)) for v, a in (("full", 0.9), ("lora", 0.7)) for s in range(2)]
+    written(*SWEEP, *runs)
+    table = results.answered(TASK, "full", "lora")
+    assert table[["both", "full", "lora", "neither"]].sum(axis=1).tolist() == pytest.approx([1] * 3)
+    assert table["full"].min() > 0.15 and table["lora"].max() == 0 and table["n"].sum() == len(known)
+    assert results.answered(TASK, "bitfit", "lora").empty
+    written(*SWEEP, *runs, row("tfidf", answers=answers(known, 0.5)))
+    assert results.answered(TASK, "tfidf", "full")["n"].sum() == len(known)
+
+
+def test_the_mean_of_the_sources_has_an_interval(written, known):
+    runs = [row("full", 1e-3, s, accuracy=0.8, answers=answers(known, 0.8, s)) for s in range(3)]
+    written(*SWEEP, *runs)
+    [(variant, found)] = results.overall(TASK).iterrows()
+    assert variant == "full" and found["value"] == pytest.approx(0.8) and found["seeds"] == 3
+    halves = results.summary(TASK)["accuracy_half"]
+    assert 0 < found["half"] < halves.max()
+    assert results.waiting(TASK) == [e.name for e in experiments.of(TASK) if e.variant != "full"]
+
+
+def test_an_order_that_the_rate_decides_is_found(written):
+    tried = {"full": {2e-4: 0.8, 5e-4: 0.9, 1e-3: 0.6}, "lora": {5e-4: 0.7, 1e-3: 0.85, 2e-3: 0.8}, "head": {1e-3: 0.5}}
+    written(*(row(v, lr, split="validation", accuracy=a) for v, rates in tried.items() for lr, a in rates.items()))
+    table = results.shared(TASK)
+    assert [*table.index] == ["head", "lora", "full"] and np.isnan(table[2e-4]["lora"]) and table[1e-3]["lora"] == 0.85
+    [flip] = results.flips(TASK).to_dict("records")
+    assert flip == {"one": "lora", "other": "full", "lr_one": 1e-3, "lr_other": 5e-4}
+    written()
+    assert results.shared(TASK).empty and results.flips(TASK).empty
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=8))
+def test_nobody_on_the_front_is_beaten_and_everybody_else_is(points):
+    cost, quality = (results.pd.Series(values, dtype=float) for values in zip(*points))
+    kept = {int(name) for name in results.front(cost, quality)}
+    for i, (x, y) in enumerate(points):
+        beaten = any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
+        assert (i in kept) != beaten
+
+
+def test_the_front_leaves_out_what_was_not_measured():
+    cost = results.pd.Series({"a": 1.0, "b": 2.0, "c": np.nan, "d": 0.5})
+    quality = results.pd.Series({"a": 0.5, "b": 0.6, "c": 0.9, "d": np.nan})
+    assert results.front(cost, quality) == ["a", "b"]
+
+
 # ---------------------------------------------------------------- a tabela
 
 
