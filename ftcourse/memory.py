@@ -38,6 +38,7 @@ from transformers.initialization import no_init_weights
 
 from ftcourse import formats, meter, methods, model_folder, modules, qlora
 from ftcourse.files import DATA, choose
+from ftcourse.lora import LoraConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,7 +278,7 @@ def rehearse(content: str, depths: tuple, asked: tuple, settings: tuple) -> dict
         if technique == "qlora":
             qlora.quantize_model(model)
         with no_init_weights():  # sortear o que não tem números seria perguntar por eles
-            methods.apply(model, "lora" if technique == "qlora" else technique, **dict(settings)).train()
+            methods.apply(model, configured(technique, **dict(settings))).train()
         if checkpointing:
             qlora.checkpoint(model)
         ids = torch.ones(batch, length, dtype=torch.long)
@@ -348,7 +349,10 @@ def divide(plan: Plan, trial: dict[str, int]) -> Plan:
 
 
 def again(given: Plan, **changes: Any) -> Plan:
-    """O mesmo plano, com outra coisa no lugar do que `changes` diz. Outra técnica perde os ajustes da que havia."""
+    """O mesmo plano, com outra coisa no lugar do que `changes` diz.
+
+    Entre LoRA e as parentes dela, os ajustes passam de uma à outra; outra técnica perde os da que havia.
+    """
     fields = (
         "technique",
         "precision",
@@ -362,8 +366,16 @@ def again(given: Plan, **changes: Any) -> Plan:
         "labels",
     )
     asked = {name: getattr(given, name) for name in fields} | {"optimizer": given.optimizer_name}
-    settings = {} if "technique" in changes else given.settings
+    settings = given.settings
+    if "technique" in changes:
+        before, after = configured(given.technique, **settings), configured(changes["technique"])
+        settings = vars(before) if isinstance(before, LoraConfig) and isinstance(after, LoraConfig) else {}
     return plan(given.config, **(asked | settings | changes))
+
+
+def configured(technique: Any, **settings: Any) -> Any:
+    """Os ajustes de uma técnica de TECHNIQUES: os de "qlora" são os de LoRA, sobre uma base em NF4."""
+    return methods.configure("lora" if technique == "qlora" else technique, **settings)
 
 
 def card(text: str) -> int:

@@ -12,6 +12,7 @@ import transformers
 from toys import tiny
 
 from ftcourse import cli, kept, memory, memory_table, meter, methods, modules, qlora
+from ftcourse.lora import LoraConfig
 
 SIZES = {"vocab_size": 50, "pad_token_id": 0, "num_labels": 3}
 CONFIGS = {
@@ -308,6 +309,16 @@ def test_advice_says_what_would_fit_and_it_does(full):
     advice = memory.advise(tight, tight.peak - 1)
     assert advice.startswith("Não cabe") and all(way in advice for way in ways)
     assert "Sem mudar nada, cabe numa T4" in memory.advise(tight, 1000)
+
+
+@pytest.mark.parametrize("technique", ["lora", LoraConfig(r=12)])
+def test_another_technique_of_the_kind_of_lora_is_advised_with_the_same_settings(technique):
+    config = CONFIGS["llama"](2)
+    asked = memory.plan(config, technique, length=8, **({"r": 12} if technique == "lora" else {}))
+    quantized = memory.again(asked, technique="qlora")
+    assert quantized.trainable == asked.trainable
+    assert quantized.peak == memory.plan(config, "qlora", length=8, r=12).peak
+    assert memory.again(asked, technique="ia3").peak == memory.plan(config, "ia3", length=8).peak
 
 
 @pytest.mark.parametrize(
