@@ -89,6 +89,7 @@ def headings(notebook, name):
     levels = [len(marks) for marks, _ in found]
     if levels.count(1) != 1:
         yield f"{levels.count(1)} títulos de nível 1"
+    yield from (f"título no meio da linha: {line[-60:]}" for line in re.findall(r"^.*[^\s#]#{2,4} .*", plain, re.M))
     for before, after, (_, heading) in zip(levels, levels[1:], found[1:]):
         if after > before + 1:
             yield f"{heading}: salta do nível {before} ao {after}"
@@ -383,6 +384,7 @@ def error_output():
         (colab, 0, lambda cell: cell.update(source=cell.source.replace("/github/", "/github/outro"))),
         (headings, 2, lambda cell: cell.update(source="### Uma pergunta?")),
         (headings, 2, lambda cell: cell.update(source="# Outro título")),
+        (headings, 2, lambda cell: cell.update(source="Uma frase.### Uma pergunta?")),
         (figures, 3, lambda cell: cell.metadata.pop("mystnb")),
         (figures, 3, lambda cell: cell.metadata.mystnb.image.update(alt="figura 1.")),
         (tables, 1, lambda cell: cell.outputs.append(html("<th>head</th><td>0,5</td>"))),
