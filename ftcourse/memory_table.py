@@ -3,6 +3,7 @@
     python -m ftcourse.memory_table      # mede o que falta; interrompida, continua
     memory_table.read()                  # o que está gravado, uma linha por treino
     memory_table.plot()                  # as ativações previstas contra as medidas, um ponto por treino
+    memory_table.markdown()              # quanto a previsão erra, por família e precisão: a tabela da página dos resultados
 
 Cada técnica em cada família, com lotes de 8 × 32 e 16 × 64, sem e com preenchimento, sem e com checkpointing, em
 float32 e em autocast. O que se mede é um passo de verdade numa CPU; o que se prevê sai da configuração, sem os pesos.
@@ -19,13 +20,27 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from ftcourse import benchmark, environment, files, memory, meter, methods, models, modules, qlora, results, tasks
+from ftcourse import (
+    benchmark,
+    environment,
+    files,
+    formats,
+    memory,
+    meter,
+    methods,
+    models,
+    modules,
+    qlora,
+    results,
+    tasks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PATH = files.DATA / "resultados" / "memoria.jsonl"
 TASK = {"bert": "aceitabilidade", "llama": None, "t5": None}  # o LLaMA e o T5 escrevem
+FAMILIES = {"bert": "BERT", "llama": "LLaMA", "t5": "T5"}
 NEEDED: dict[tuple, dict[str, Any]] = {
     ("llama", "bitfit"): {"trains": "new_bias"},
     ("t5", "bitfit"): {"trains": "new_bias"},
@@ -86,7 +101,7 @@ def plot(ax: "Axes | None" = None) -> "Axes":
     from ftcourse import plots
 
     ax, table = plots.axes(figsize=(5, 4.4)) if ax is None else ax, read()
-    for i, (family, name) in enumerate({"bert": "BERT", "llama": "LLaMA", "t5": "T5"}.items()):
+    for i, (family, name) in enumerate(FAMILIES.items()):
         of = table[table["family"] == family]
         ax.plot(of["measured_activations"] / 1e6, of["planned_activations"] / 1e6, "os^"[i], label=name, alpha=0.6)
     ax.axline((1, 1), slope=1, color="black", linewidth=1, linestyle=":")
@@ -95,6 +110,18 @@ def plot(ax: "Axes | None" = None) -> "Axes":
         plots.comma(axis, 0)
     ax.legend()
     return ax
+
+
+def markdown() -> str:
+    """Quanto a previsão erra, em Markdown: os treinos de cada família e precisão, e o maior erro de cada parcela, em %."""
+    lines = ["| | treinos | pesos, gradientes, otimizador | ativações | pico |", "|---|---|---|---|---|"]
+    for (family, precision, checkpointing), rows in read().groupby(["family", "precision", "checkpointing"]):
+        wrong = {p: 100 * (rows[f"planned_{p}"] / rows[f"measured_{p}"] - 1).abs().max() for p in PARTS}
+        static = max(wrong[part] for part in ("weights", "gradients", "optimizer"))
+        errors = (f"{formats.number(error, 1)} %" for error in (static, wrong["activations"], wrong["peak"]))
+        name = f"{FAMILIES[family]}, {precision}{', checkpointing' if checkpointing else ''}"
+        lines.append(f"| {name} | {len(rows)} | {' | '.join(errors)} |")
+    return "\n".join(lines)
 
 
 def published() -> pd.DataFrame:
@@ -119,12 +146,15 @@ def published() -> pd.DataFrame:
 
 
 def main() -> None:
-    """Mede o que falta e grava cada linha assim que sai."""
+    """Mede o que falta, grava cada linha assim que sai, e refaz a tabela e a figura da página dos resultados."""
     torch.set_num_threads(1)
     today = {family: models.digest(family) for family in TASK}
     done = {key(row) for row in results.parsed(PATH) if row["model"] == today[row["family"]]}
     for job in tqdm([job for job in jobs() if key(job) not in done], desc="memória", unit="treino"):
         benchmark.append(PATH, run(job))
+    figure: Any = plot().get_figure(root=True)
+    figure.savefig(PATH.with_suffix(".svg"), metadata={"Date": None})
+    results.write_table("memoria", markdown())
 
 
 def key(row: dict[str, Any]) -> str:
