@@ -3,7 +3,7 @@
     python -m ftcourse.memory_table      # mede o que falta; interrompida, continua
     memory_table.read()                  # o que está gravado, uma linha por treino
     memory_table.plot()                  # as ativações previstas contra as medidas, um ponto por treino
-    memory_table.markdown()              # quanto a previsão erra, por família e precisão: a tabela da página dos resultados
+    memory_table.markdown()              # quanto a previsão erra, por família e precisão: a tabela dos resultados
 
 Cada técnica em cada família, com lotes de 8 × 32 e 16 × 64, sem e com preenchimento, sem e com checkpointing, em
 float32 e em autocast. O que se mede é um passo de verdade numa CPU; o que se prevê sai da configuração, sem os pesos.
@@ -107,13 +107,13 @@ def plot(ax: "Axes | None" = None) -> "Axes":
     ax.axline((1, 1), slope=1, color="black", linewidth=1, linestyle=":")
     ax.set(xlabel="ativações medidas (MB)", ylabel="ativações previstas (MB)", xscale="log", yscale="log")
     for axis in (ax.xaxis, ax.yaxis):
-        plots.comma(axis, 0)
+        plots.marks(axis, [0.01, 0.1, 1, 10, 100])
     ax.legend()
     return ax
 
 
 def markdown() -> str:
-    """Quanto a previsão erra, em Markdown: os treinos de cada família e precisão, e o maior erro de cada parcela, em %."""
+    """Quanto a previsão erra: por família e precisão, os treinos e o maior erro de cada parcela, em %. Em Markdown."""
     lines = ["| | treinos | pesos, gradientes, otimizador | ativações | pico |", "|---|---|---|---|---|"]
     for (family, precision, checkpointing), rows in read().groupby(["family", "precision", "checkpointing"]):
         wrong = {p: 100 * (rows[f"planned_{p}"] / rows[f"measured_{p}"] - 1).abs().max() for p in PARTS}
