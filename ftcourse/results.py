@@ -437,11 +437,13 @@ def by_kind(variant: str = "full") -> pd.DataFrame:
     return table.loc[[*table.index.drop(FALSE_ALARM), FALSE_ALARM]]
 
 
-def markdown(task: str) -> str:
+def markdown(task: str, *variants: str) -> str:
     """A tabela dos resultados: a primeira medida, com o intervalo de 95 %, e a segunda entre parênteses.
 
-    O que não rodou vem numa frase, depois dela; o que rodou em parte, ou sem busca de taxa, o diz.
+    variants: as linhas que se querem, pelos nomes curtos, na ordem da tabela; sem elas, todas. O que não rodou vem numa
+    frase, depois dela; o que rodou em parte, ou sem busca de taxa, o diz. Levanta ValueError se não há uma das linhas.
     """
+    asked = [experiments.get(task, variant) for variant in variants] or experiments.of(task)
     table, sources, (first, second) = summary(task).set_index(["variant", "source"]), SOURCES[task], MEASURES[task]
     digits = 1 if first == "chrf" else 3
 
@@ -451,7 +453,7 @@ def markdown(task: str) -> str:
         return f"{row[first]:.{digits}f} ± {row[f'{first}_half']:.{digits}f}{beside}".replace(".", ",")
 
     lines, missing = ["| | " + " | ".join(sources.values()) + " |", "|---|" + "---|" * len(sources)], []
-    for experiment in experiments.of(task):
+    for experiment in (e for e in experiments.of(task) if e in asked):
         name, done = experiment.name, [int(s) for (v, _), s in table["seeds"].items() if v == experiment.variant]
         if not done:
             missing.append(name)

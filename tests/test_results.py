@@ -303,6 +303,10 @@ def test_the_table_says_what_did_not_run(written, known):
         for cell, source in zip(by_name[name].strip("| ").split(" | ")[1:], SOURCES[TASK]):
             half = f"{table.loc[(variant, source), 'accuracy_half']:.3f}".replace(".", ",")
             assert cell == f"{mean} ± {half} (0,50)"
+    few = results.markdown(TASK, "lora", "full").splitlines()
+    assert few == [*lines[:2], next(line for line in lines if "completo" in line), "", "Ainda a medir: LoRA, r = 8."]
+    with pytest.raises(ValueError, match="'loira'"):
+        results.markdown(TASK, "loira")
 
 
 def test_the_fraction_accused_is_that_of_the_seeds(written, known):
