@@ -71,6 +71,7 @@ TYPICAL = {
         (lambda peak, capacity: climb(peak, capacity, 1), "a resposta é 0"),
         (lambda peak, capacity: max(0, climb(peak, capacity) - 1), "parou um antes"),
         (lambda peak, capacity: capacity // peak(1) if peak(1) else 0, UNKNOWN),
+        (lambda peak, capacity: max([b for b in range(1, 32) if peak(b) <= capacity], default=0), UNKNOWN),
         (endless, "não parou"),
         (lambda peak, capacity: peak(1.5), "número inteiro de frases"),
         (lambda peak, capacity: peak("1"), "número inteiro de frases"),
@@ -95,7 +96,7 @@ RIGHT = {
     "03.3": [
         climb,
         lambda peak, capacity: np.int64(climb(peak, capacity)),
-        lambda peak, capacity: sum(peak(np.int64(b)) <= capacity for b in range(1, 200)),
+        lambda peak, capacity: sum(peak(np.int64(b)) <= capacity for b in range(1, 999)),
         lambda peak, capacity: float(climb(peak, capacity)),
     ],
 }

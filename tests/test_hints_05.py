@@ -64,9 +64,10 @@ TYPICAL = {
         (lambda one, other: (stacked(one, other)[0], torch.cat([other[1], one[1]], dim=1)), UNKNOWN),
         (built(lambda s, w: 2 * s * w), UNKNOWN + ".*difere da soma"),
         (lambda one, other: one[0], "são dois tensores"),
-        (lambda one, other: (one[0], one[1]), "umas sobre as outras"),
+        (lambda one, other: (one[0], one[1]), "só o primeiro adaptador"),
+        (lambda one, other: (one[0].T, one[1]), "uma coluna para cada entrada"),
         (lambda one, other: (one[0] + other[0], one[1] + other[1]), "não se combinam"),
-        (lambda one, other: (stacked(one, other)[0], other[1]), "lado a lado"),
+        (lambda one, other: (stacked(one, other)[0], other[1]), "uma coluna para cada linha de A"),
         (lambda one, other: (one[0].mul_(2), one[1]), "mudou o que recebeu"),
     ],
 }
@@ -81,5 +82,6 @@ RIGHT = {
         stacked,
         built(lambda s, w: 1.0, lambda s, w: s * w),
         built(lambda s, w: w, lambda s, w: s),
+        lambda one, other: (torch.eye(one[0].shape[1]), sum(s * w * B @ A for A, B, s, w in (one, other))),
     ],
 }

@@ -105,6 +105,8 @@ TYPICAL = {
         (lambda m, f, g, limit: pick(m, f, g, limit, by={n: -x for n, x in f.items()}), "a de maior arquivo"),
         (lambda m, f, g, limit: pick(m, f, {p: (-x, h) for p, (x, h) in g.items()}, limit), "eliminou quem ganha"),
         (lambda m, f, g, limit: max(m, key=m.get), UNKNOWN),
+        (lambda m, f, g, limit: pick(m, f, g, limit - 1), UNKNOWN),
+        (lambda m, f, g, limit: pick(m, f, g, limit, least=0.5), UNKNOWN),
         (lambda m, f, g, limit: [pick(m, f, g, limit)], "devolve o nome"),
         (lambda m, f, g, limit: "ninguém", "não é um dos nomes"),
         (

@@ -40,6 +40,8 @@ ERRORS = {
     "Imprima o .shape dele",
     r"expected (?:m1 and m2|scalar type|both)|same dtype|can't be cast": "os números dos tensores são de tipos "
     "diferentes, como inteiros e reais. Imprima o .dtype de cada um",
+    r"(min|max)\(\) (?:arg is an empty|iterable argument is empty)": "{} recebeu uma lista vazia: não sobrou nada para "
+    "escolher. O que responder nesse caso, ou quem saiu da lista sem dever",
     r"Boolean value of Tensor|truth value of an array": "um if recebeu vários números de uma vez, e precisa de um só",
     r"only (?:one element|integer)|elements cannot be converted|only 0-dimensional|only length-1": "vários números "
     "estão onde cabe um só",
@@ -220,7 +222,9 @@ def compare(
     if isinstance(given[0], (float, tuple)) and len(set(given)) == 1:
         raise Wrong(CONSTANT)
     if isinstance(given[0], float) and (
-        gives([*map(math.trunc, expected)]) or any(gives([round(e, k) for e in expected]) for k in range(5))
+        gives([*map(math.trunc, expected)])
+        or gives([*map(math.ceil, expected)])
+        or any(gives([round(e, k) for e in expected]) for k in range(5))
     ):
         raise Wrong(ROUNDED)
     i = missed[0]
@@ -276,7 +280,8 @@ def kind(answer: Any) -> str:
     if shape := getattr(answer, "shape", None):
         return f"um {type(answer).__name__} de forma {tuple(shape)}"
     if isinstance(answer, str):
-        return f"{shortened(answer)}, um texto: um número não leva aspas"
+        quoted = re.fullmatch(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", answer)
+        return f"{shortened(answer)}, um texto{': um número não leva aspas' if quoted else ''}"
     return f"{shortened(answer)}, do tipo {type(answer).__name__}"
 
 

@@ -65,10 +65,14 @@ def exercise_2(layers_crossed):
 
 
 class Peak:
-    """O pico de cada lote: `fixed` bytes com uma frase, e `each` a mais por frase. Recusa o que não é um lote."""
+    """O pico de cada lote: `fixed` bytes com uma frase e `each` a mais por frase, e nunca menos que `floor`."""
 
-    def __init__(self, fixed: float, each: float) -> None:
-        self.fixed, self.each, self.asked = fixed, each, 0
+    def __init__(self, fixed: float, each: float, floor: float = 0) -> None:
+        self.fixed, self.each, self.floor, self.asked = fixed, each, floor, 0
+
+    def __repr__(self) -> str:
+        least = f", e nunca menos que {shown(self.floor)}" if self.floor else ""
+        return f"{shown(self.fixed)} bytes para uma frase, mais {shown(self.each)} por frase{least}"
 
     def __call__(self, batch):
         self.asked += 1
@@ -76,7 +80,7 @@ class Peak:
             raise Wrong("a sua função perguntou por mais de 10.000 lotes e não parou.")
         if (size := scalar(batch)) is None or size != int(size) or size < 0:
             raise Wrong(f"um lote é um número inteiro de frases, e a sua função pediu o pico de {shown(batch)}.")
-        return self.fixed + self.each * max(0, size - 1)
+        return max(self.floor, self.fixed + self.each * max(0, size - 1))
 
     def __deepcopy__(self, memo):  # ter sido perguntado não é ter mudado
         return self
@@ -104,6 +108,7 @@ def exercise_3(largest_batch):
             (Peak(80, 5), 40),
             (Peak(0, 7), 100),
             (Peak(90, 0.5), 99),
+            (Peak(100, 3, floor=1000), 1300),
         ),
         right,
         {
@@ -116,8 +121,7 @@ def exercise_3(largest_batch):
         value=answer,
         same=equal,
         differs=lambda case, came, wanted: (
-            f"com um pico de {shown(case[0].fixed)} bytes para uma frase, mais {shown(case[0].each)} por frase, e "
-            f"capacidade de {shown(case[1])}, veio {shown(came)}."
+            f"com um pico de {case[0]!r}, e capacidade de {shown(case[1])}, veio {shown(came)}."
         ),
     )
     return "isso. Com memory.plan no lugar de peak, é assim que se acha o lote de uma placa."

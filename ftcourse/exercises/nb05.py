@@ -59,15 +59,15 @@ def exercise_2(answer):
         if not 0 < rate < float("inf"):
             raise Wrong(f"{name} é um número maior que zero.")
         if close(rate, 1e-3):
-            raise Wrong(f"{name} ficou como era. O α é o mesmo, mas a escala de rsLoRA divide por √r: o passo mudou.")
+            raise Wrong(f"{name} ficou como era. As duas escalas dão 2, mas o passo não é só a escala: r também mudou.")
         if close(rate, 1e-6 / right):
             raise Wrong(f"{name} está ao contrário: o passo novo é maior que o antigo, e ela tem de descer.")
         if close(rate, RATES[0]) or close(rate, RATES[1]):
             raise Wrong(f"{name} é a da outra medida. Uma vai com s·r, e a outra com s·√r.")
         if close(rate, 1e-3 / 2):
-            raise Wrong(f"em {name} a escala de rsLoRA saiu errada: o r novo entra nela pela raiz.")
+            raise Wrong(f"para {name}, a escala de rsLoRA saiu errada: o r novo entra nela pela raiz.")
         raise Wrong(
-            f"{UNKNOWN} Em {name} veio {shown(rate)}. Escreva a escala antes e depois, e compare o que ela faz."
+            f"{UNKNOWN} Para {name} veio {shown(rate)}. Escreva a escala antes e depois, e compare o que ela faz."
         )
 
 
@@ -93,9 +93,9 @@ def exercise_3(combine):
         came = returned(function, one, other)
         if not isinstance(came, (tuple, list)) or len(came) != 2:
             raise Wrong(f"a resposta são dois tensores, A e B, e veio {kind(came)}.")
-        r = one[0].shape[0] + other[0].shape[0]
-        A = tensor(came[0], (r, one[0].shape[1]), ": as linhas das duas, umas sobre as outras")
-        return A, tensor(came[1], (one[1].shape[0], r), ": as colunas das duas, lado a lado")
+        rows = came[0].shape[0] if getattr(came[0], "ndim", 0) == 2 else 1  # o posto é de quem responde
+        A = tensor(came[0], (rows, one[0].shape[1]), ": A tem uma coluna para cada entrada da camada")
+        return A, tensor(came[1], (one[1].shape[0], rows), ": B tem uma coluna para cada linha de A")
 
     def stacked(in_A, in_B=lambda s, w: 1.0):
         def both(one, other):
@@ -105,6 +105,7 @@ def exercise_3(combine):
         return both
 
     mistakes = {
+        "esse par é só o primeiro adaptador.": lambda one, other: one[:2],
         "faltam as escalas: o adaptador novo tem escala 1, e as dos dois têm de entrar no par.": stacked(
             lambda s, w: w
         ),

@@ -176,6 +176,7 @@ GAPS = (  # (memória, arquivo, diferenças, limite)
         {("a", "b"): (0.03, 0.01), ("a", "c"): (-0.05, 0.01), ("b", "c"): (-0.08, 0.01)},
         80,
     ),
+    ({"a": 80, "b": 60}, {"a": 1.0, "b": 2.0}, {("a", "b"): (-0.015, 0.02)}, 80),  # no limite, e dentro do intervalo
 )  # fmt: skip
 
 
