@@ -52,6 +52,7 @@ TYPICAL = {
         (13.8e9, "sem parênteses"),
     ],
     "03.2": [
+        (lambda trained, layers: layers - min(trained), "min recebeu uma lista vazia"),
         (lambda t, n: len(t), "quantas camadas treinam"),
         (lambda t, n: n - max(t) if t else 0, "na camada mais alta"),
         (lambda t, n: n - min(t) - 1 if t else 0, "também guarda"),

@@ -1,5 +1,7 @@
 """Os enganos típicos do caderno 05, e o que passa: test_hints.py os junta aos dos outros e os experimenta."""
 
+import math
+
 import torch
 
 from ftcourse.exercises import CONSTANT, ROUNDED, UNKNOWN
@@ -31,6 +33,7 @@ TYPICAL = {
         (lambda r, d, f: r * (4 * d * d + 2 * d * f) / (2 * d * f), "os números de W"),
         (lambda r, d, f: r, "são menos parâmetros"),
         (lambda r, d, f: round(budget(r, d, f)), ROUNDED),
+        (lambda r, d, f: math.ceil(budget(r, d, f)), ROUNDED),
         (lambda r, d, f: 3 * budget(r, d, f), UNKNOWN),
         (lambda r, d, f: 14, CONSTANT),
         (lambda r, d, f: f"{r}", "um texto"),
